@@ -1,0 +1,23 @@
+import { WorkerPreset } from "graphile-worker";
+import { processSettings } from "./src/config.ts";
+import { WebhookpubPlugin } from "./src/plugin.ts";
+
+/** What `npx graphile-worker` runs here: every task, the crontab and the plugin. */
+const { WEBHOOKPUB_JOBS: jobs } = processSettings();
+
+const preset: GraphileConfig.Preset = {
+  extends: [WorkerPreset],
+  plugins: [WebhookpubPlugin],
+  worker: {
+    concurrentJobs: jobs,
+    // Jobs are only wake-ups: fetched in batches, completed in batches. Without the
+    // batching, a stop leaves jobs locked.
+    localQueue: { size: jobs },
+    completeJobBatchDelay: 0,
+    failJobBatchDelay: 0,
+    // A bound that graphile-worker wants; batching leaves it at two or three.
+    maxPoolSize: jobs,
+  },
+};
+
+export default preset;

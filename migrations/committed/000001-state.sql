@@ -1,0 +1,404 @@
+--! Previous: -
+--! Hash: sha1:5593fc61cdabb086faca8c80cbd037d6ef399df5
+--! Message: state
+
+-- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
+-- included by the next migration.
+
+create extension if not exists pgcrypto;
+
+create schema webhookpub;
+comment on schema webhookpub is
+  'Webhooks that commit with your data: events, webhooks, deliveries and attempts.';
+
+--! Included 1_publish/random_hex.sql
+-- Makes an unguessable id: 16 random bytes as 32 hex digits.
+--
+-- Called by  everything that makes ids.
+--
+-- A body in the SQL standard's form is parsed once, here: it holds pgcrypto's function
+-- itself, wherever the extension lives, and no search_path can change that.
+
+select set_config('search_path', (
+  select format('pg_catalog, %s', e.extnamespace::regnamespace)
+  from pg_catalog.pg_extension as e
+  where e.extname = 'pgcrypto'
+), true);
+
+create or replace function webhookpub.random_hex ()
+  returns text
+  language sql
+  volatile
+  parallel safe
+return encode(gen_random_bytes(16), 'hex');
+
+comment on function webhookpub.random_hex () is '32 random hex digits.';
+--! EndIncluded 1_publish/random_hex.sql
+--! Included 2_fan_out/filter_values.sql
+-- Unpacks one list of a webhook's filters; an absent, null or empty one is no constraint.
+--
+-- Called by  the generated columns of webhookpub.webhooks.
+-- Returns    the values, or null for no constraint.
+
+create or replace function webhookpub.filter_values (
+  p_filters jsonb,
+  p_key text
+)
+  returns text[]
+  language sql
+  immutable
+  parallel safe
+return (
+  select nullif(array_agg(v.value), '{}')
+  from jsonb_array_elements_text(
+    case jsonb_typeof(p_filters -> p_key)
+      when 'array' then p_filters -> p_key
+      else '[]'
+    end
+  ) as v (value)
+);
+
+comment on function webhookpub.filter_values (jsonb, text) is
+  'The values that a filter list allows; null when it is no constraint.';
+--! EndIncluded 2_fan_out/filter_values.sql
+
+-- Settings ---------------------------------------------------------------------------
+
+create table webhookpub.settings (
+  one_row boolean primary key default true,
+  publish_enabled boolean not null default true,
+  allow_http boolean not null default false,
+  allowed_networks cidr[] not null default '{}',
+  max_payload_bytes integer not null default 262144,
+  max_webhooks_per_user integer not null default 100,
+  request_timeout interval not null default '15 seconds',
+  event_retention interval not null default '30 days',
+  delivery_retention interval not null default '90 days',
+  attempt_retention interval not null default '30 days',
+  auto_disable_after interval not null default '72 hours',
+  auto_disable_min_failures integer not null default 10,
+  constraint settings_have_one_row check (one_row),
+  constraint settings_max_payload_bytes_is_positive check (max_payload_bytes > 0),
+  constraint settings_max_webhooks_per_user_is_positive
+    check (max_webhooks_per_user > 0),
+  constraint settings_request_timeout_is_up_to_30_s
+    check (request_timeout > '0' and request_timeout <= '30 seconds'),
+  constraint settings_retention_is_at_least_an_hour check (
+    event_retention >= '1 hour'
+    and delivery_retention >= '1 hour'
+    and attempt_retention >= '1 hour'
+  ),
+  constraint settings_auto_disable_is_positive
+    check (auto_disable_after > '0' and auto_disable_min_failures > 0)
+);
+insert into webhookpub.settings default values;
+
+comment on table webhookpub.settings is
+  'One row. A change counts from the next statement on; retention counts for rows written after it.';
+comment on column webhookpub.settings.one_row is 'Always true: it holds the table to one row.';
+comment on column webhookpub.settings.publish_enabled is
+  'Kill switch: when false, publishing writes nothing and returns null; pending deliveries go on.';
+comment on column webhookpub.settings.allow_http is 'Permit http:// URLs and port 80.';
+comment on column webhookpub.settings.allowed_networks is
+  'Networks that are reachable although they are not public, on any port.';
+comment on column webhookpub.settings.max_payload_bytes is
+  'Upper bound of an envelope together with the other arguments of its event, in bytes.';
+comment on column webhookpub.settings.max_webhooks_per_user is
+  'How many webhooks one user may have that are not deleted.';
+comment on column webhookpub.settings.request_timeout is
+  'Deadline of a whole HTTP exchange, for webhooks without one of their own.';
+comment on column webhookpub.settings.event_retention is 'How long events and envelopes are kept.';
+comment on column webhookpub.settings.delivery_retention is 'How long ended deliveries are kept.';
+comment on column webhookpub.settings.attempt_retention is 'How long attempts are kept.';
+comment on column webhookpub.settings.auto_disable_after is
+  'A webhook that only failed for this long is disabled.';
+comment on column webhookpub.settings.auto_disable_min_failures is
+  'And not before this many failed attempts.';
+
+-- Event catalog ----------------------------------------------------------------------
+
+create table webhookpub.event_types (
+  name text primary key,
+  description text not null default '',
+  created_at timestamptz not null default now(),
+  constraint event_types_name_is_dot_separated_lowercase_words
+    check (name ~ '^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$' and length(name) <= 100)
+);
+insert into webhookpub.event_types (name, description)
+values
+  ('email.received', 'An email arrived.'),
+  ('email.sent', 'An email was sent.'),
+  ('email.pending_approval', 'An email waits for approval.'),
+  ('email.approved', 'An email was approved.'),
+  ('email.rejected', 'An email was rejected.'),
+  ('webhook.disabled', 'A webhook was disabled by the system; its user should know.'),
+  ('webhook.delivery_failed', 'A delivery ended without success.');
+
+comment on table webhookpub.event_types is
+  'The event types that may be published. A host adds its own by INSERT.';
+comment on column webhookpub.event_types.name is
+  'Dot-separated lowercase words, for example email.received.';
+comment on column webhookpub.event_types.description is 'What has happened, in a sentence.';
+
+-- Webhooks ---------------------------------------------------------------------------
+
+create table webhookpub.webhooks (
+  id text primary key,
+  user_id text not null,
+  url text not null,
+  description text not null default '',
+  events text[] not null,
+  filters jsonb not null default '{}',
+  headers jsonb not null default '{}',
+  signature_scheme text not null default 'standard',
+  enabled boolean not null default true,
+  disabled_at timestamptz,
+  disabled_reason text,
+  max_in_flight integer not null default 20,
+  request_timeout interval,
+  retry_schedule interval[] not null,
+  created_at timestamptz not null default now(),
+  last_delivered_at timestamptz,
+  failing_since timestamptz,
+  failures integer not null default 0,
+  deleted_at timestamptz,
+  -- What matching reads: the filters, unpacked once, when the webhook is written.
+  filter_agent_ids text[] generated always as
+    (webhookpub.filter_values(filters, 'agent_ids')) stored,
+  filter_conversation_ids text[] generated always as
+    (webhookpub.filter_values(filters, 'conversation_ids')) stored,
+  filter_labels text[] generated always as
+    (webhookpub.filter_values(filters, 'labels')) stored,
+  filter_data jsonpath generated always as ((filters ->> 'data')::jsonpath) stored,
+  constraint webhooks_signature_scheme_is_known
+    check (signature_scheme in ('standard', 'stripe')),
+  constraint webhooks_max_in_flight_is_1_to_1000 check (max_in_flight between 1 and 1000),
+  constraint webhooks_request_timeout_is_up_to_30_s
+    check (request_timeout > '0' and request_timeout <= '30 seconds'),
+  constraint webhooks_disabled_iff_not_enabled
+    check (enabled = (disabled_at is null) and enabled = (disabled_reason is null)),
+  constraint webhooks_deleted_are_disabled check (deleted_at is null or not enabled)
+) with (fillfactor = 80);
+create index webhooks_by_user on webhookpub.webhooks (user_id);
+
+comment on table webhookpub.webhooks is
+  'A user''s subscriptions. Written by create_webhook and its kin, never by hand.';
+comment on column webhookpub.webhooks.user_id is 'The tenant: only its events can match.';
+comment on column webhookpub.webhooks.url is 'Where deliveries are POSTed.';
+comment on column webhookpub.webhooks.events is
+  'What it listens to: exact types, prefixes such as email.*, or *.';
+comment on column webhookpub.webhooks.filters is
+  'agent_ids, conversation_ids, labels: lists; data: a jsonpath predicate. All must hold.';
+comment on column webhookpub.webhooks.headers is 'Custom request headers: names to strings.';
+comment on column webhookpub.webhooks.signature_scheme is
+  'standard (Standard Webhooks) or stripe (x-webhook-signature).';
+comment on column webhookpub.webhooks.disabled_reason is
+  'manual, failing, gone, deleted or what the operator gave.';
+comment on column webhookpub.webhooks.max_in_flight is
+  'How many of its requests may be under way at once, over all workers.';
+comment on column webhookpub.webhooks.request_timeout is
+  'Deadline of a whole exchange; null: settings.request_timeout.';
+comment on column webhookpub.webhooks.retry_schedule is
+  'Pauses after failed attempts 1, 2, …; attempts = its length + 1.';
+comment on column webhookpub.webhooks.last_delivered_at is
+  'Last success, to about 10 s: it is not written more often, so that it stays a cold row.';
+comment on column webhookpub.webhooks.failing_since is
+  'First failed attempt since the last success; null while all is well.';
+comment on column webhookpub.webhooks.failures is
+  'Failed attempts since the last success, counted up to settings.auto_disable_min_failures.';
+comment on column webhookpub.webhooks.deleted_at is 'Deleted ones stay as history.';
+comment on column webhookpub.webhooks.filter_agent_ids is 'filters.agent_ids, unpacked.';
+comment on column webhookpub.webhooks.filter_conversation_ids is
+  'filters.conversation_ids, unpacked.';
+comment on column webhookpub.webhooks.filter_labels is 'filters.labels, unpacked.';
+comment on column webhookpub.webhooks.filter_data is 'filters.data, parsed.';
+
+create table webhookpub.secrets (
+  id bigint generated always as identity primary key,
+  webhook_id text not null,
+  secret text not null,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz
+);
+create unique index secrets_one_current_per_webhook
+  on webhookpub.secrets (webhook_id) where expires_at is null;
+create index secrets_by_webhook on webhookpub.secrets (webhook_id);
+
+comment on table webhookpub.secrets is
+  'The signing secrets, and their only place. Nobody but the signing functions reads it.';
+comment on column webhookpub.secrets.expires_at is
+  'Null: the current one. Else the end of its grace period after a rotation.';
+
+-- Events and envelopes ---------------------------------------------------------------
+
+create table webhookpub.events (
+  id text primary key,
+  user_id text not null,
+  type text not null,
+  agent_id text,
+  conversation_id text,
+  labels text[] not null default '{}',
+  message_id text,
+  status text not null default 'pending',
+  matched_webhook_ids text[],
+  attempts integer not null default 0,
+  last_error text,
+  retry_at timestamptz,
+  processed_at timestamptz,
+  created_at timestamptz not null,
+  expires_at timestamptz not null,
+  constraint events_status_is_known check (status in ('pending', 'processed', 'no_match')),
+  constraint events_processed_iff_not_pending
+    check ((status = 'pending') = (processed_at is null))
+) with (
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_vacuum_insert_scale_factor = 0.1,
+  autovacuum_analyze_scale_factor = 0.05
+);
+create index events_pending on webhookpub.events (created_at) where status = 'pending';
+create index events_expiring on webhookpub.events (expires_at) where status <> 'pending';
+
+comment on table webhookpub.events is
+  'What was published, without its bytes. The primary key is the idempotency key.';
+comment on column webhookpub.events.id is
+  'evt_ and 32 hex digits, or what the publisher gave.';
+comment on column webhookpub.events.status is
+  'pending until fan-out; then processed (deliveries exist) or no_match.';
+comment on column webhookpub.events.matched_webhook_ids is
+  'The match decision of the fan-out; replays go by it.';
+comment on column webhookpub.events.attempts is 'Failed fan-outs of this event.';
+comment on column webhookpub.events.last_error is 'Why its last fan-out failed.';
+comment on column webhookpub.events.retry_at is
+  'When fan-out tries it again after a failure; null: at once.';
+comment on column webhookpub.events.expires_at is
+  'When maintenance may remove it, unless it is pending.';
+
+create table webhookpub.envelopes (
+  event_id text not null,
+  created_at timestamptz not null,
+  user_id text not null,
+  body text not null,
+  constraint envelopes_pkey primary key (event_id, created_at)
+) partition by range (created_at);
+create table webhookpub.envelopes_default partition of webhookpub.envelopes default;
+
+comment on table webhookpub.envelopes is
+  'The bytes on the wire, one row an event, written once and partitioned by day (UTC).';
+comment on column webhookpub.envelopes.body is
+  'The JSON text that is POSTed and signed, the same for every attempt and replay.';
+comment on table webhookpub.envelopes_default is
+  'A safety net: it stays empty while maintenance runs.';
+
+-- Deliveries and attempts ------------------------------------------------------------
+
+create table webhookpub.deliveries (
+  id text primary key,
+  webhook_id text not null,
+  event_id text not null,
+  event_type text not null,
+  event_created_at timestamptz not null,
+  message_id text,
+  replay_id text,
+  status text not null default 'pending',
+  leased boolean not null default false,
+  attempts integer not null default 0,
+  lost integer not null default 0,
+  max_attempts integer not null,
+  next_attempt_at timestamptz,
+  last_status_code integer,
+  last_error text,
+  last_attempt_at timestamptz,
+  delivered_at timestamptz,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz not null,
+  constraint deliveries_status_is_known
+    check (status in ('pending', 'delivered', 'failed', 'cancelled')),
+  constraint deliveries_delivered_iff_status
+    check ((status = 'delivered') = (delivered_at is not null)),
+  constraint deliveries_due_iff_pending
+    check ((status = 'pending') = (next_attempt_at is not null)),
+  constraint deliveries_leased_are_pending check (not leased or status = 'pending')
+) with (
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_vacuum_insert_scale_factor = 0.1,
+  autovacuum_analyze_scale_factor = 0.05
+);
+create unique index deliveries_one_first_per_event_and_webhook
+  on webhookpub.deliveries (event_id, webhook_id) where replay_id is null;
+create index deliveries_pending_by_webhook
+  on webhookpub.deliveries (webhook_id, leased, next_attempt_at) where status = 'pending';
+create index deliveries_due
+  on webhookpub.deliveries (next_attempt_at, webhook_id) where status = 'pending';
+create index deliveries_expiring
+  on webhookpub.deliveries (expires_at) where status <> 'pending';
+
+comment on table webhookpub.deliveries is
+  'One event on its way to one webhook: the queue of record and its history.';
+comment on column webhookpub.deliveries.event_created_at is
+  'The partition key of its envelope.';
+comment on column webhookpub.deliveries.replay_id is
+  'Null for the first delivery; a replay''s own id for the others.';
+comment on column webhookpub.deliveries.status is
+  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
+comment on column webhookpub.deliveries.leased is
+  'A worker has it until next_attempt_at; then it is due again.';
+comment on column webhookpub.deliveries.attempts is
+  'Attempts begun; the number of the last one, by which its answer is fenced.';
+comment on column webhookpub.deliveries.lost is
+  'Attempts whose worker never answered; they do not count against max_attempts.';
+comment on column webhookpub.deliveries.next_attempt_at is
+  'Schedule and lease in one: due when it has passed.';
+comment on column webhookpub.deliveries.expires_at is
+  'When maintenance may remove it, unless it is pending.';
+
+create table webhookpub.attempts (
+  delivery_id text not null,
+  attempt integer not null,
+  started_at timestamptz not null,
+  duration_ms integer not null,
+  outcome text not null,
+  status_code integer,
+  error text,
+  response_body text,
+  webhook_id text not null,
+  constraint attempts_pkey primary key (delivery_id, attempt, started_at),
+  constraint attempts_outcome_is_known
+    check (outcome in ('responded', 'timed_out', 'refused', 'blocked')),
+  constraint attempts_status_code_iff_responded
+    check ((outcome = 'responded') = (status_code is not null))
+) partition by range (started_at);
+create table webhookpub.attempts_default partition of webhookpub.attempts default;
+
+comment on table webhookpub.attempts is
+  'Every HTTP request that was made, partitioned by day (UTC).';
+comment on column webhookpub.attempts.attempt is 'Its number within the delivery, from 1.';
+comment on column webhookpub.attempts.started_at is 'When it was leased, by the database''s clock.';
+comment on column webhookpub.attempts.duration_ms is 'Whole exchange, in milliseconds.';
+comment on column webhookpub.attempts.outcome is
+  'responded (status_code says how), timed_out, refused (no connection, or it broke) or blocked (address not allowed).';
+comment on column webhookpub.attempts.error is 'What went wrong, for people; null after a 2xx.';
+comment on column webhookpub.attempts.response_body is 'The first 4 KiB, as text.';
+comment on table webhookpub.attempts_default is
+  'A safety net: it stays empty while maintenance runs.';
+
+-- Best effort ------------------------------------------------------------------------
+
+create table webhookpub.publish_failures (
+  id bigint generated always as identity primary key,
+  event_type text,
+  user_id text,
+  data jsonb,
+  agent_id text,
+  conversation_id text,
+  labels text[],
+  message_id text,
+  dedup_key text,
+  event_id text,
+  sqlstate text not null,
+  message text not null,
+  created_at timestamptz not null default now()
+);
+comment on table webhookpub.publish_failures is
+  'What webhook_publish_best_effort_tx could not publish: its arguments and the error.';
+comment on column webhookpub.publish_failures.sqlstate is 'SQLSTATE of the error.';
+comment on column webhookpub.publish_failures.message is 'Message of the error.';

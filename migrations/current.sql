@@ -1,0 +1,1 @@
+-- Enter the next migration here; see CONTRIBUTING.md.

@@ -1,0 +1,54 @@
+-- Changes a webhook; what is null stays as it is. Counts for events fanned out from now
+-- on, and for attempts begun from now on.
+--
+-- Called by  applications, psql.
+-- Locks      the webhook.
+-- Raises     WH010, WH011, WH012, WH020, WH021.
+
+create or replace function webhookpub.update_webhook (
+  p_webhook_id text,
+  p_url text default null,
+  p_events text[] default null,
+  p_filters jsonb default null,
+  p_description text default null,
+  p_headers jsonb default null,
+  p_max_in_flight integer default null,
+  p_retry_schedule interval[] default null,
+  p_request_timeout interval default null
+)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_webhook webhookpub.webhooks := webhookpub.lock_webhook(p_webhook_id);
+begin
+  v_webhook.url := coalesce(p_url, v_webhook.url);
+  v_webhook.events := coalesce(p_events, v_webhook.events);
+  v_webhook.filters := coalesce(p_filters, v_webhook.filters);
+  v_webhook.description := coalesce(p_description, v_webhook.description);
+  v_webhook.headers := coalesce(p_headers, v_webhook.headers);
+  v_webhook.max_in_flight := coalesce(p_max_in_flight, v_webhook.max_in_flight);
+  v_webhook.retry_schedule := coalesce(p_retry_schedule, v_webhook.retry_schedule);
+  v_webhook.request_timeout := coalesce(p_request_timeout, v_webhook.request_timeout);
+  perform webhookpub.check_webhook(v_webhook);
+
+  update webhookpub.webhooks as w
+  set
+    url = v_webhook.url,
+    events = v_webhook.events,
+    filters = v_webhook.filters,
+    description = v_webhook.description,
+    headers = webhookpub.lower_names(v_webhook.headers),
+    max_in_flight = v_webhook.max_in_flight,
+    retry_schedule = v_webhook.retry_schedule,
+    request_timeout = v_webhook.request_timeout
+  where w.id = p_webhook_id;
+end;
+$$;
+
+comment on function webhookpub.update_webhook
+  (text, text, text[], jsonb, text, jsonb, integer, interval[], interval) is
+  'Changes a webhook; null leaves a value as it is. Raises WH010, WH011, WH012, WH020, WH021.';

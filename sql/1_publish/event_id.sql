@@ -1,0 +1,40 @@
+-- Derives an event id from what identifies the event: the same parts, the same id.
+--
+-- Called by  webhookpub.compose_event, and applications that want to know an id ahead.
+-- Raises     WH001 when there are no parts or one is null.
+
+create or replace function webhookpub.event_id (
+  variadic parts text[]
+)
+  returns text
+  language plpgsql
+  immutable
+  parallel safe
+as $$
+begin
+  if pg_catalog.cardinality(parts) is distinct from 0
+    and pg_catalog.array_position(parts, null) is null
+    and parts is not null
+  then
+    return 'evt_' || pg_catalog.left(
+      pg_catalog.encode(
+        pg_catalog.sha256(
+          pg_catalog.convert_to(pg_catalog.array_to_string(parts, '|'), 'UTF8')
+        ),
+        'hex'
+      ),
+      32
+    );
+  end if;
+  raise exception using
+    errcode = 'WH001',
+    message = pg_catalog.format(
+      'event id parts %s: at least one is needed and none may be null',
+      coalesce(pg_catalog.quote_literal(parts::text), 'null')
+    ),
+    hint = 'Leave out parts that are unknown, or use webhookpub.random_event_id().';
+end;
+$$;
+
+comment on function webhookpub.event_id (text[]) is
+  'evt_ and the first 32 hex digits of SHA-256 over the parts joined by |. Raises WH001.';

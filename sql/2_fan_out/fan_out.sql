@@ -1,0 +1,75 @@
+-- One tick: turns pending events into deliveries.
+--
+-- Called by  the task webhook_fan_out; psql.
+-- Locks      the events it takes, skipping those that another fan-out has.
+-- Returns    how many events were fanned out, and how many deliveries that made.
+--
+-- A batch is all or nothing. If it fails, its events go one by one; a culprit keeps its
+-- error and waits, longer each time, while the others go on. It is never given up.
+
+create or replace function webhookpub.fan_out (
+  p_limit integer default 500
+)
+  returns table (
+    event_count integer,
+    delivery_count integer
+  )
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_events webhookpub.events[];
+  v_event webhookpub.events;
+  v_done record;
+begin
+  event_count := 0;
+  delivery_count := 0;
+
+  select array_agg(p order by p.created_at) into v_events
+  from (
+    select e.*
+    from webhookpub.events as e
+    where e.status = 'pending'
+      and (e.retry_at is null or e.retry_at <= clock_timestamp())
+    order by e.created_at
+    limit p_limit
+    for update skip locked
+  ) as p;
+  if v_events is null then
+    return next;
+    return;
+  end if;
+
+  begin
+    v_done := webhookpub.mark_fanned_out(v_events);
+    event_count := cardinality(v_events);
+    delivery_count := v_done.delivery_count;
+    perform webhookpub.add_deliver_jobs(v_done.webhook_ids);
+  exception when others then
+    event_count := 0;
+    delivery_count := 0;
+    foreach v_event in array v_events loop
+      begin
+        v_done := webhookpub.mark_fanned_out(array[v_event]);
+        perform webhookpub.add_deliver_jobs(v_done.webhook_ids);
+        event_count := event_count + 1;
+        delivery_count := delivery_count + v_done.delivery_count;
+      exception when others then
+        update webhookpub.events as e
+        set
+          attempts = e.attempts + 1,
+          last_error = format('%s (%s)', sqlerrm, sqlstate),
+          retry_at = clock_timestamp()
+            + least(interval '1 second' * 2 ^ least(e.attempts, 20), interval '1 hour')
+        where e.id = v_event.id;
+      end;
+    end loop;
+  end;
+  return next;
+end;
+$$;
+
+comment on function webhookpub.fan_out (integer) is
+  'Turns up to p_limit pending events into deliveries; returns how many of each. Safe to run any number of times at once.';

@@ -1,0 +1,25 @@
+-- Signs a request by the Standard Webhooks specification.
+--
+-- Called by  webhookpub.lease_deliveries, per row: no pinned path, so that it is inlined.
+-- Returns    v1, and the base64 of the HMAC; the key is the decoded part of the secret.
+
+create or replace function webhookpub.sign_standard (
+  p_secret text,
+  p_event_id text,
+  p_timestamp bigint,
+  p_body text
+)
+  returns text
+  language sql
+  immutable
+  parallel safe
+return 'v1,' || encode(
+  webhookpub.hmac_sha256(
+    convert_to(p_event_id || '.' || p_timestamp || '.' || p_body, 'UTF8'),
+    decode(substr(p_secret, 7), 'base64')
+  ),
+  'base64'
+);
+
+comment on function webhookpub.sign_standard (text, text, bigint, text) is
+  'One signature of the scheme standard: v1,<base64>. p_timestamp is in Unix seconds.';

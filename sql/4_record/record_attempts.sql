@@ -1,0 +1,150 @@
+-- Records what came back, and decides what becomes of each delivery.
+--
+-- Called by  the task webhook_deliver, for many requests at once; safe to repeat.
+-- Locks      the deliveries, in the order of their ids; webhooks only when their health
+--            changes.
+-- Returns    nothing: whatever is to happen next stands in the tables.
+--
+-- Every answer is kept as an attempt. An answer counts if it is to the latest attempt of
+-- a pending delivery; a late 2xx counts as long as the delivery is pending. Anything else
+-- changes nothing, so that state never goes back.
+
+create or replace function webhookpub.record_attempts (
+  p_delivery_ids text[],
+  p_attempts integer[],
+  p_started_at timestamptz[],
+  p_durations_ms integer[],
+  p_outcomes text[],
+  p_status_codes integer[],
+  p_errors text[],
+  p_response_bodies text[],
+  p_retry_afters text[]
+)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set enable_seqscan = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_gone text[];
+  v_failed text[];
+begin
+  with answer as materialized (
+    select
+      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
+      r.response_body, r.retry_after,
+      case when (r.status_code between 200 and 299) is not true
+        then coalesce(r.error, 'HTTP ' || r.status_code)
+      end as error,
+      coalesce(r.status_code between 200 and 299, false) as succeeded,
+      coalesce(r.status_code = 410, false) as gone
+    from unnest(
+      p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,
+      p_status_codes, p_errors, p_response_bodies, p_retry_afters
+    ) as r (
+      delivery_id, attempt, started_at, duration_ms, outcome,
+      status_code, error, response_body, retry_after
+    )
+  ),
+  target as materialized (
+    select d.id, d.webhook_id, d.status, d.attempts, d.lost, d.max_attempts
+    from webhookpub.deliveries as d
+    where d.id in (select a.delivery_id from answer as a)
+    order by d.id
+    for update
+  ),
+  kept as (
+    insert into webhookpub.attempts
+      (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error,
+       response_body, webhook_id)
+    select
+      a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code,
+      a.error, a.response_body, t.webhook_id
+    from answer as a
+    join target as t on t.id = a.delivery_id
+    on conflict do nothing
+  ),
+  decided as materialized (
+    select distinct on (t.id)
+      t.id, t.webhook_id, a.succeeded, a.gone, a.status_code, a.error,
+      case
+        when a.succeeded then 'delivered'
+        when a.gone or t.attempts - t.lost >= t.max_attempts then 'failed'
+        else 'pending'
+      end as status,
+      webhookpub.next_attempt_at(
+        w.retry_schedule,
+        t.attempts - t.lost,
+        case when a.status_code in (429, 503) then webhookpub.retry_after(a.retry_after, v_now) end,
+        v_now
+      ) as next_attempt_at
+    from answer as a
+    join target as t on t.id = a.delivery_id
+    join webhookpub.webhooks as w on w.id = t.webhook_id
+    where t.status = 'pending' and (a.attempt = t.attempts or a.succeeded)
+    order by t.id, a.succeeded desc
+  ),
+  updated as (
+    update webhookpub.deliveries as d
+    set
+      status = c.status,
+      leased = false,
+      next_attempt_at = case when c.status = 'pending' then c.next_attempt_at end,
+      delivered_at = case when c.status = 'delivered' then v_now end,
+      last_status_code = c.status_code,
+      last_error = c.error
+    from decided as c
+    where d.id = c.id
+  ),
+  health as (
+    select c.webhook_id, bool_or(c.succeeded) as succeeded, count(*) as answers
+    from decided as c
+    group by c.webhook_id
+  ),
+  changed as materialized (
+    select w.id, h.succeeded, h.answers
+    from health as h
+    join webhookpub.webhooks as w on w.id = h.webhook_id
+    cross join webhookpub.settings as s
+    where case
+      when h.succeeded then
+        w.failing_since is not null
+        or w.last_delivered_at is null
+        or w.last_delivered_at < v_now - interval '10 seconds'
+      else w.failing_since is null or w.failures < s.auto_disable_min_failures
+    end
+    order by w.id
+    for no key update of w
+  ),
+  rated as (
+    update webhookpub.webhooks as w
+    set
+      last_delivered_at = case when c.succeeded then v_now else w.last_delivered_at end,
+      failing_since = case when not c.succeeded then coalesce(w.failing_since, v_now) end,
+      failures = case when c.succeeded then 0 else w.failures + c.answers end
+    from changed as c
+    where w.id = c.id
+  )
+  select
+    array_agg(distinct c.webhook_id) filter (where c.gone),
+    array_agg(c.id) filter (where c.status = 'failed')
+  into v_gone, v_failed
+  from decided as c;
+
+  if v_gone is not null then
+    perform webhookpub.disable_webhooks(v_gone, 'gone');
+  end if;
+  if v_failed is not null then
+    perform webhookpub.publish_delivery_failed(v_failed);
+  end if;
+end;
+$$;
+
+comment on function webhookpub.record_attempts
+  (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[]) is
+  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt.';

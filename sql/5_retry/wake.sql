@@ -1,0 +1,38 @@
+-- The tick: makes sure that whatever is due has a job.
+--
+-- Called by  the wake-up plugin of every worker, once a second and on a NOTIFY, for
+--            the last seconds only; webhookpub.maintain, over all time.
+-- Locks      none that anybody waits for.
+
+create or replace function webhookpub.wake (
+  p_window interval default null
+)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_oldest timestamptz;
+begin
+  select e.created_at into v_oldest
+  from webhookpub.events as e
+  where e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)
+  order by e.created_at
+  limit 1;
+  -- An awake fan-out finds it by itself, unless its process has been stopped.
+  if v_oldest is not null
+    and (v_oldest < v_now - interval '2 seconds' or webhookpub.fan_out_is_asleep())
+  then
+    perform graphile_worker.add_job(
+      'webhook_fan_out', job_key => 'webhook_fan_out', priority => -1
+    );
+  end if;
+  perform webhookpub.wake_deliveries(coalesce(v_now - p_window, '-infinity'));
+end;
+$$;
+
+comment on function webhookpub.wake (interval) is
+  'Adds the jobs that are missing: a fan-out for pending events, a delivery for each webhook with something that became due within the window (null: ever).';

@@ -1,0 +1,46 @@
+-- Finds webhooks with due deliveries that nobody is working on, and wakes a worker:
+-- due retries, expired leases and lost jobs are one and the same here.
+--
+-- Called by  webhookpub.wake.
+-- Returns    how many webhooks were woken.
+
+create or replace function webhookpub.wake_deliveries (
+  p_since timestamptz
+)
+  returns bigint
+  language plpgsql
+  volatile
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set enable_seqscan = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_webhook_ids text[];
+begin
+  select array_agg(u.webhook_id) into v_webhook_ids
+  from (
+    select distinct d.webhook_id
+    from webhookpub.deliveries as d
+    where d.status = 'pending'
+      and d.next_attempt_at <= v_now
+      and d.next_attempt_at >= p_since
+  ) as u
+  join webhookpub.webhooks as w on w.id = u.webhook_id and w.enabled
+  -- With a request under way, its worker comes back for more by itself.
+  where not exists (
+    select
+    from webhookpub.deliveries as b
+    where b.webhook_id = u.webhook_id and b.status = 'pending' and b.leased
+      and b.next_attempt_at > v_now
+  );
+  if v_webhook_ids is null then
+    return 0;
+  end if;
+  perform webhookpub.add_deliver_jobs(v_webhook_ids);
+  return cardinality(v_webhook_ids);
+end;
+$$;
+
+comment on function webhookpub.wake_deliveries (timestamptz) is
+  'Adds jobs for webhooks whose deliveries became due since then and that nobody works on.';

@@ -1,0 +1,50 @@
+-- Drops the daily partitions that nobody needs any more.
+--
+-- Called by  webhookpub.maintain.
+-- Locks      the partitioned table, for the instant of the drop; it gives up after
+--            200 ms and is tried again in the next round.
+-- Returns    how many were dropped.
+--
+-- A day of envelopes stays as long as one of its events or a pending delivery needs it.
+
+create or replace function webhookpub.drop_partitions (
+  p_table regclass,
+  p_before timestamptz
+)
+  returns bigint
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set timezone = 'UTC'
+  set lock_timeout = '200ms'
+as $$
+declare
+  v_table text := (select c.relname from pg_class as c where c.oid = p_table);
+  v_name text;
+  v_end timestamptz;
+  v_count bigint := 0;
+begin
+  for v_name, v_end in
+    select c.relname, to_date(right(c.relname, 8), 'YYYYMMDD') + 1
+    from pg_inherits as i
+    join pg_class as c on c.oid = i.inhrelid
+    where i.inhparent = p_table
+      and c.relname ~ '_[0-9]{8}$'
+      and to_date(right(c.relname, 8), 'YYYYMMDD') + 1 <= p_before
+    order by c.relname
+  loop
+    continue when v_table = 'envelopes'
+      and webhookpub.envelopes_are_needed(v_end - interval '1 day', v_end);
+    begin
+      execute format('drop table webhookpub.%I', v_name);
+      v_count := v_count + 1;
+    exception when lock_not_available then
+      raise warning 'partition % could not be dropped now: %', v_name, sqlerrm;
+    end;
+  end loop;
+  return v_count;
+end;
+$$;
+
+comment on function webhookpub.drop_partitions (regclass, timestamptz) is
+  'Drops the daily partitions of envelopes or attempts that end before p_before and that nothing needs; returns how many.';

@@ -1,0 +1,34 @@
+-- Says whether a day of envelopes must be kept.
+--
+-- Called by  webhookpub.drop_partitions, about once a day; the last clause then reads
+--            that day once.
+
+create or replace function webhookpub.envelopes_are_needed (
+  p_from timestamptz,
+  p_to timestamptz
+)
+  returns boolean
+  language sql
+  stable
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set enable_seqscan = off
+as $$
+  select exists (
+    select
+    from webhookpub.events as e
+    where e.status = 'pending' and e.created_at >= p_from and e.created_at < p_to
+  ) or exists (
+    select
+    from webhookpub.deliveries as d
+    where d.status = 'pending' and d.event_created_at >= p_from and d.event_created_at < p_to
+  ) or exists (
+    select
+    from webhookpub.envelopes as n
+    join webhookpub.events as e on e.id = n.event_id
+    where n.created_at >= p_from and n.created_at < p_to
+  );
+$$;
+
+comment on function webhookpub.envelopes_are_needed (timestamptz, timestamptz) is
+  'Whether an event or a pending delivery of that time is still there.';

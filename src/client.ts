@@ -1,0 +1,129 @@
+import postgres from "postgres";
+import type { Answer } from "./answer.ts";
+
+/** A pool of connections, or one that was reserved from it. */
+export type Sql = postgres.Sql<{ timestamp: string }>;
+
+/** A delivery that this worker has to POST, as webhookpub.lease_deliveries returns it. */
+export interface Lease {
+  readonly webhook_id: string;
+  readonly delivery_id: string;
+  /** Number of this attempt; the answer is fenced by it. */
+  readonly attempt: number;
+  /** The database's time, as text: a Date would lose the microseconds. */
+  readonly started_at: string;
+  /** Deadline of the whole exchange, in milliseconds. */
+  readonly timeout_ms: number;
+  readonly url: string;
+  readonly headers: Record<string, string>;
+  readonly body: string;
+  readonly allow_http: boolean;
+  readonly allowed_networks: readonly string[];
+}
+
+interface ConnectOptions {
+  /** Connections at most. */
+  readonly max: number;
+  /** For a connection that listens: called for every notification. */
+  readonly onnotify?: (channel: string) => void;
+  /** Called when a connection has ended. */
+  readonly onclose?: () => void;
+}
+
+/** Connects to PostgreSQL; nothing is sent before the first query. */
+export function connect(url: string | undefined, options: ConnectOptions): Sql {
+  return postgres(url ?? "", {
+    ...options,
+    connect_timeout: 10,
+    connection: { application_name: "webhookpub" },
+    onnotice: () => {},
+    types: {
+      timestamp: {
+        to: 1184,
+        from: [1082, 1114, 1184],
+        serialize: (value: string) => value,
+        parse: (value: string) => value,
+      },
+    },
+  });
+}
+
+/** The version of the schema, or null when it is not installed. */
+export async function installedVersion(sql: Sql): Promise<string | null> {
+  const [row] = await sql<[{ found: boolean }]>`
+    select to_regprocedure('webhookpub.version()') is not null as found`;
+  if (!row.found) return null;
+  const [installed] = await sql<[{ version: string }]>`select webhookpub.version()`;
+  return installed.version;
+}
+
+/** The networks that are closed unless settings open them. */
+export async function closedNetworks(sql: Sql): Promise<string[]> {
+  const [row] = await sql<[{ networks: string[] }]>`
+    select webhookpub.closed_networks()::text[] as networks`;
+  return row.networks;
+}
+
+/** Makes this connection hear of events while no fan-out is awake. */
+export async function listen(sql: Sql): Promise<void> {
+  await sql`listen webhook_events_new`;
+}
+
+/** Adds the jobs that are missing; `window` is an interval, null means ever. */
+export async function wake(sql: Sql, window: string | null): Promise<void> {
+  await sql`select webhookpub.wake(p_window => ${window}::interval)`;
+}
+
+/** Takes a seat as an awake fan-out; false when all seats are taken. */
+export async function enterFanOut(sql: Sql): Promise<boolean> {
+  const [row] = await sql<[{ entered: boolean }]>`select webhookpub.enter_fan_out() as entered`;
+  return row.entered;
+}
+
+/** Gives the seat back. */
+export async function leaveFanOut(sql: Sql): Promise<void> {
+  await sql`select webhookpub.leave_fan_out()`;
+}
+
+/** Fans out one batch of pending events; returns how many there were. */
+export async function fanOut(sql: Sql): Promise<number> {
+  const [row] = await sql<[{ event_count: number }]>`select event_count from webhookpub.fan_out()`;
+  return row.event_count;
+}
+
+/** Leases due deliveries of these webhooks, at most `limits[i]` of each. */
+export async function leaseDeliveries(
+  sql: Sql,
+  webhookIds: readonly string[],
+  limits: readonly number[],
+): Promise<Lease[]> {
+  return await sql<Lease[]>`
+    select * from webhookpub.lease_deliveries(
+      p_webhook_ids => ${webhookIds as string[]}::text[],
+      p_limits => ${limits as number[]}::integer[]
+    )`;
+}
+
+/** Records what came back; the database decides what becomes of each delivery. */
+export async function recordAttempts(sql: Sql, answers: readonly Answer[]): Promise<void> {
+  const column = <K extends keyof Answer>(key: K) =>
+    answers.map((answer) => answer[key]) as never[];
+  await sql`
+    select webhookpub.record_attempts(
+      p_delivery_ids => ${column("deliveryId")}::text[],
+      p_attempts => ${column("attempt")}::integer[],
+      p_started_at => ${column("startedAt")}::timestamptz[],
+      p_durations_ms => ${column("durationMs")}::integer[],
+      p_outcomes => ${column("outcome")}::text[],
+      p_status_codes => ${column("statusCode")}::integer[],
+      p_errors => ${column("error")}::text[],
+      p_response_bodies => ${column("responseBody")}::text[],
+      p_retry_afters => ${column("retryAfter")}::text[]
+    )`;
+}
+
+/** One round of upkeep; returns what was done to how many, where that is not none. */
+export async function maintain(sql: Sql): Promise<{ task: string; affected: string }[]> {
+  return await sql<{ task: string; affected: string }[]>`
+    select task, affected from webhookpub.maintain() where affected > 0`;
+}

@@ -1,0 +1,30 @@
+/** An error of webhookpub's own: an SQLSTATE of class WH, and what to do. */
+export class WebhookpubError extends Error {
+  readonly code: string;
+  readonly hint: string;
+
+  constructor(code: string, message: string, hint: string) {
+    super(message);
+    this.name = "WebhookpubError";
+    this.code = code;
+    this.hint = hint;
+  }
+
+  /** Like psql shows it. */
+  report(): string {
+    return `ERROR:  ${this.code}: ${this.message}\nHINT:  ${this.hint}`;
+  }
+}
+
+/** What an unknown thrown value says, for a log line. */
+export function messageOf(error: unknown): string {
+  if (error instanceof AggregateError && error.errors.length > 0) {
+    return error.errors.map(messageOf).join("; ");
+  }
+  return error instanceof Error ? error.message || error.name : String(error);
+}
+
+/** The SQLSTATE or errno of an unknown thrown value. */
+export function codeOf(error: unknown): string {
+  return error instanceof Error && "code" in error ? String(error.code) : "";
+}

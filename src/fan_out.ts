@@ -1,0 +1,38 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { enterFanOut, fanOut, leaveFanOut, type Sql, wake } from "./client.ts";
+
+/** How long it stays awake after its last event: long enough that a steady trickle of
+ * events needs no NOTIFY. */
+const LINGER_MS = 1000;
+const POLL_MS = 10;
+/** How often it looks for deliveries of the direct path, which makes no jobs. */
+const WAKE_MS = 50;
+
+/**
+ * Drains the pending events, lingers, and sleeps. While it is awake, publishers need not
+ * NOTIFY: it holds a lock that says so, on a connection of its own.
+ */
+export async function fanOutUntilIdle(pool: Sql, signal: AbortSignal): Promise<void> {
+  const sql = await pool.reserve();
+  try {
+    if (!(await enterFanOut(sql))) return;
+    try {
+      let lastEvent = performance.now();
+      let lastWake = lastEvent;
+      while (!signal.aborted && performance.now() - lastEvent < LINGER_MS) {
+        if ((await fanOut(sql)) > 0) lastEvent = performance.now();
+        else await sleep(POLL_MS);
+        if (performance.now() - lastWake >= WAKE_MS) {
+          await wake(sql, "10 seconds");
+          lastWake = performance.now();
+        }
+      }
+    } finally {
+      await leaveFanOut(sql);
+    }
+    // Whoever published between the last look and leaving saw it awake.
+    await fanOut(sql);
+  } finally {
+    sql.release();
+  }
+}

@@ -1,0 +1,75 @@
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { Logger as MigrateLogger, migrate as runCommitted } from "graphile-migrate";
+import { Logger as WorkerLogger, runMigrations } from "graphile-worker";
+import { connect } from "./client.ts";
+import { WebhookpubError } from "./errors.ts";
+import { databaseUrl, root } from "./config.ts";
+
+const LEDGER_HINT = `Your application uses graphile-migrate, too, and its ledger has room for one owner.
+Install webhookpub with your own migrations instead: run \`npx graphile-worker --schema-only\`,
+then add the files of webhookpub's migrations/committed to your migrations, in their order.`;
+
+/**
+ * Installs or upgrades graphile-worker's schema and webhookpub in a database. Safe to
+ * repeat; a second one at the same time waits for the first.
+ *
+ * @throws WebhookpubError WH030 when graphile_migrate there belongs to somebody else.
+ */
+export async function migrate(
+  url: string,
+  log: (line: string) => void = console.log,
+): Promise<void> {
+  const sql = connect(url, { max: 1 });
+  try {
+    // graphile-migrate's own lock refuses instead of waiting.
+    await sql`select pg_advisory_lock(2003006834, 2)`;
+    await refuseForeignLedger(sql);
+    const quiet = () => (level: string, message: string) => {
+      if (level === "error" || level === "warning") console.error(message);
+    };
+    await runMigrations({ connectionString: url, logger: new WorkerLogger(quiet) });
+    const gmrc = JSON.parse(await readFile(join(root, ".gmrc"), "utf8")) as object;
+    await runCommitted({
+      ...gmrc,
+      connectionString: url,
+      migrationsFolder: join(root, "migrations"),
+      logger: new MigrateLogger(quiet),
+    });
+    const [installed] = await sql<[{ version: string }]>`select webhookpub.version()`;
+    log(`webhookpub ${installed.version} is installed`);
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+async function refuseForeignLedger(sql: ReturnType<typeof connect>): Promise<void> {
+  const [ledger] = await sql<[{ found: boolean }]>`
+    select to_regclass('graphile_migrate.migrations') is not null as found`;
+  if (!ledger.found) return;
+  const folder = join(root, "migrations", "committed");
+  const files = await readdir(folder);
+  const texts = await Promise.all(files.map((file) => readFile(join(folder, file), "utf8")));
+  const ours = texts.map((text) => /^--! Hash: (\S+)$/m.exec(text)?.[1]);
+  const rows = await sql<{ filename: string; hash: string }[]>`
+    select filename, hash from graphile_migrate.migrations order by filename`;
+  // By hash: the names that graphile-migrate goes by are only numbers.
+  const foreign = rows.find((row) => !ours.includes(row.hash));
+  if (foreign) {
+    throw new WebhookpubError(
+      "WH030",
+      `the ledger graphile_migrate.migrations of this database belongs to somebody else: its ${foreign.filename} is not webhookpub's`,
+      LEDGER_HINT,
+    );
+  }
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
+  try {
+    await migrate(databaseUrl());
+  } catch (error) {
+    console.error(error instanceof WebhookpubError ? error.report() : error);
+    process.exitCode = 1;
+  }
+}

@@ -1,0 +1,48 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Answer } from "./answer.ts";
+import { recordAttempts, type Sql } from "./client.ts";
+import { coalesce } from "./coalesce.ts";
+import { codeOf, messageOf } from "./errors.ts";
+import type { Log } from "./log.ts";
+
+/** Longer than this, and the lease has run out: the delivery goes out again anyhow. */
+const GIVE_UP_MS = 10 * 60_000;
+const MAX_PAUSE_MS = 2000;
+
+/**
+ * Makes the function that records an answer and resolves when the database has it. An
+ * answer that can't be recorded now is held and tried again: it is not lost, and nothing
+ * is sent twice because of it.
+ */
+export function makeRecorder(sql: Sql, log: Log): (answer: Answer) => Promise<void> {
+  const record = async (answers: readonly Answer[]): Promise<void> => {
+    const begun = performance.now();
+    for (let pause = 50; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
+      try {
+        await recordAttempts(sql, answers);
+        return;
+      } catch (error) {
+        if (answers.length > 1 && isAboutData(error)) {
+          // One of them is the culprit: the others must not suffer.
+          await Promise.all(answers.map((answer) => record([answer])));
+          return;
+        }
+        log.error(`recording ${answers.length} attempts failed, trying again: ${messageOf(error)}`);
+        if (isAboutData(error) || performance.now() - begun > GIVE_UP_MS) return;
+        await sleep(pause);
+      }
+    }
+  };
+  return coalesce(
+    async (answers) => {
+      await record(answers);
+      return answers.map(() => undefined);
+    },
+    { width: 2, limit: 500 },
+  );
+}
+
+/** SQLSTATE classes 22 and 23: the same call will fail the same way. */
+function isAboutData(error: unknown): boolean {
+  return /^2[23]...$/.test(codeOf(error));
+}

@@ -1,0 +1,90 @@
+import { closedNetworks, connect, installedVersion, maintain, type Sql } from "./client.ts";
+import { processSettings } from "./config.ts";
+import { type Deliverer, makeDeliverer } from "./deliver.ts";
+import { messageOf, WebhookpubError } from "./errors.ts";
+import { fanOutUntilIdle } from "./fan_out.ts";
+import type { Log } from "./log.ts";
+import { version } from "./version.ts";
+import { makeWakeUp, type WakeUp } from "./wake_up.ts";
+
+/** What the tasks of one worker process share. */
+export interface Worker {
+  fanOut(): Promise<void>;
+  deliver(webhookId: string): Promise<void>;
+  maintain(): Promise<void>;
+  /** Takes nothing new; resolves when all that is under way is recorded. */
+  drain(): Promise<void>;
+  /** Closes the connections, after the last task has ended. */
+  end(): Promise<void>;
+}
+
+let current: Promise<Worker> | undefined;
+
+/** The worker of this process. The wake-up plugin starts it before any task runs. */
+export function worker(): Promise<Worker> {
+  if (current) return current;
+  throw new Error("webhookpub's plugin is missing from the preset: see graphile.config.ts");
+}
+
+/**
+ * Starts the worker of this process.
+ *
+ * @param url connection string; undefined: the PG* variables
+ * @throws WebhookpubError WH030 when the schema is missing or of another version.
+ */
+export function startWorker(url: string | undefined, log: Log): Promise<Worker> {
+  current = start(url, log);
+  return current;
+}
+
+async function start(url: string | undefined, log: Log): Promise<Worker> {
+  const settings = processSettings();
+  // Beside leasing and recording: up to two awake fan-outs.
+  const sql = connect(url, { max: settings.WEBHOOKPUB_CONNECTIONS + 2 });
+  try {
+    await checkVersion(sql);
+    const deliverer = makeDeliverer(sql, {
+      maxInFlight: settings.WEBHOOKPUB_MAX_IN_FLIGHT,
+      closed: await closedNetworks(sql),
+      log,
+    });
+    return makeWorker(sql, { deliverer, log, wakeUp: makeWakeUp(url, log) });
+  } catch (error) {
+    await sql.end({ timeout: 1 });
+    throw error;
+  }
+}
+
+async function checkVersion(sql: Sql): Promise<void> {
+  const installed = await installedVersion(sql);
+  if (installed === version) return;
+  throw new WebhookpubError(
+    "WH030",
+    installed === null
+      ? "webhookpub is not installed in this database"
+      : `this worker is of webhookpub ${version}, the database of ${installed}`,
+    "Run: npm run migrate",
+  );
+}
+
+interface Parts {
+  readonly deliverer: Deliverer;
+  readonly wakeUp: WakeUp;
+  readonly log: Log;
+}
+
+function makeWorker(sql: Sql, { deliverer, wakeUp, log }: Parts): Worker {
+  const stopping = new AbortController();
+  return {
+    fanOut: () => fanOutUntilIdle(sql, stopping.signal),
+    deliver: (webhookId) => deliverer.deliver(webhookId),
+    async maintain() {
+      for (const { task, affected } of await maintain(sql)) log.info(`${task}: ${affected}`);
+    },
+    async drain() {
+      stopping.abort();
+      await Promise.all([wakeUp.stop(), deliverer.drain()]);
+    },
+    end: () => sql.end({ timeout: 5 }),
+  };
+}

@@ -1,0 +1,26 @@
+// `npm run migration`: freezes migrations/current.sql as the next committed migration,
+// with the files of sql/ that it includes; checks it on an embedded PostgreSQL.
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { commit } from "graphile-migrate";
+import { connect } from "../../src/client.ts";
+import { root } from "../../src/config.ts";
+import { startTemporaryPostgres } from "../../src/embedded_postgres.ts";
+
+const cluster = await startTemporaryPostgres();
+const database = (name: string) => cluster.url.replace(/postgres$/, name);
+try {
+  const sql = connect(cluster.url, { max: 1 });
+  await sql`create database development`;
+  await sql.end();
+  const gmrc = JSON.parse(await readFile(join(root, ".gmrc"), "utf8")) as object;
+  await commit({
+    ...gmrc,
+    migrationsFolder: join(root, "migrations"),
+    connectionString: database("development"),
+    shadowConnectionString: database("shadow"),
+    rootConnectionString: cluster.url,
+  });
+} finally {
+  await cluster.remove();
+}
