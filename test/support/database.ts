@@ -1,0 +1,58 @@
+import { randomBytes } from "node:crypto";
+import type { Test } from "tap";
+import { connect, type Sql } from "../../src/client.ts";
+import { databaseOf, startTestCluster, TEMPLATE } from "./cluster.ts";
+
+/** A migrated database of a test's own. */
+export interface TestDatabase {
+  readonly url: string;
+  /** A pool of ten connections as its owner, a superuser. */
+  readonly sql: Sql;
+  /** A connection of its own, for tests with several sessions. */
+  session(): Sql;
+  /** The same, as another role. */
+  as(role: string): Sql;
+}
+
+/**
+ * Clones the template database; it goes with the test. Receivers on this machine are
+ * allowed in it.
+ */
+export async function testDatabase(t: Test): Promise<TestDatabase> {
+  const clusterUrl = await clusterOf(t);
+  const name = `test_${randomBytes(6).toString("hex")}`;
+  const admin = connect(clusterUrl, { max: 1 });
+  await admin.unsafe(`create database ${name} template ${TEMPLATE}`);
+
+  const url = databaseOf(clusterUrl, name);
+  const sessions: Sql[] = [];
+  const open = (max: number, role?: string): Sql => {
+    const own = new URL(url);
+    if (role !== undefined) own.username = role;
+    const session = connect(own.href, { max });
+    sessions.push(session);
+    return session;
+  };
+  const sql = open(10);
+  t.teardown(async () => {
+    await Promise.all(sessions.map((session) => session.end({ timeout: 1 })));
+    await admin.unsafe(`drop database ${name} with (force)`);
+    await admin.end();
+  });
+  await sql`
+    update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
+  return { url, sql, session: () => open(1), as: (role) => open(1, role) };
+}
+
+/** The run's cluster; a file that runs by itself starts its own. */
+async function clusterOf(t: Test): Promise<string> {
+  const given = process.env["WEBHOOKPUB_TEST_CLUSTER"];
+  if (given) return given;
+  const cluster = await startTestCluster();
+  process.env["WEBHOOKPUB_TEST_CLUSTER"] = cluster.url;
+  // After the databases of this file: teardowns run last in, first out, and children first.
+  let top: Test = t;
+  while (top.parent) top = top.parent as Test;
+  top.teardown(() => cluster.remove());
+  return cluster.url;
+}
