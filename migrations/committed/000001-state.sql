@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:5593fc61cdabb086faca8c80cbd037d6ef399df5
+--! Hash: sha1:216a00ab88c9a9ef4d9319180a64642d66269b71
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -231,6 +231,12 @@ comment on column webhookpub.secrets.expires_at is
 
 -- Events and envelopes ---------------------------------------------------------------
 
+-- Types and one full index instead of checks and partial indexes: PostgreSQL prepares
+-- their expressions anew for each statement, 12 µs of what publishing costs.
+create type webhookpub.event_status as enum ('pending', 'processed', 'no_match');
+comment on type webhookpub.event_status is
+  'pending until fan-out; then processed (deliveries exist) or no_match.';
+
 create table webhookpub.events (
   id text primary key,
   user_id text not null,
@@ -239,24 +245,20 @@ create table webhookpub.events (
   conversation_id text,
   labels text[] not null default '{}',
   message_id text,
-  status text not null default 'pending',
+  status webhookpub.event_status not null default 'pending',
   matched_webhook_ids text[],
   attempts integer not null default 0,
   last_error text,
   retry_at timestamptz,
   processed_at timestamptz,
   created_at timestamptz not null,
-  expires_at timestamptz not null,
-  constraint events_status_is_known check (status in ('pending', 'processed', 'no_match')),
-  constraint events_processed_iff_not_pending
-    check ((status = 'pending') = (processed_at is null))
+  expires_at timestamptz not null
 ) with (
   autovacuum_vacuum_scale_factor = 0.02,
   autovacuum_vacuum_insert_scale_factor = 0.1,
   autovacuum_analyze_scale_factor = 0.05
 );
-create index events_pending on webhookpub.events (created_at) where status = 'pending';
-create index events_expiring on webhookpub.events (expires_at) where status <> 'pending';
+create index events_by_status on webhookpub.events (status, expires_at);
 
 comment on table webhookpub.events is
   'What was published, without its bytes. The primary key is the idempotency key.';

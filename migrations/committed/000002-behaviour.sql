@@ -1,5 +1,5 @@
---! Previous: sha1:5593fc61cdabb086faca8c80cbd037d6ef399df5
---! Hash: sha1:7330cc03fdbf4da849a98426d2ed5637b50afda8
+--! Previous: sha1:216a00ab88c9a9ef4d9319180a64642d66269b71
+--! Hash: sha1:b98d18fda603e7fca775ae8217523b637a6c4a74
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -945,22 +945,21 @@ begin
         variadic array_remove(array[p_message_id, p_event_type, p_dedup_key], null)
       )
     end;
-  elsif event_id !~ '^[\x21-\x7e]{1,200}$' then
+  elsif event_id !~ '^[!#-\[\]-~]{1,200}$' then
     raise exception using
       errcode = 'WH001',
       message = format(
-        'event id %L: it must be 1 to 200 visible ASCII characters', left(event_id, 210)
+        'event id %L: it must be 1 to 200 visible ASCII characters without double quote and backslash', left(event_id, 210)
       ),
-      hint = 'It travels as an HTTP header. Leave it out to get one made.';
+      hint = 'It travels as an HTTP header and in JSON. Leave it out to get one made.';
   end if;
-  envelope := format(
-    '{"event": %s, "id": %s, "created_at": "%s", "data": %s}',
-    to_json(p_event_type), to_json(event_id), webhookpub.rfc3339(p_created_at), p_data
-  );
-  v_bytes := octet_length(envelope) + coalesce(octet_length(p_agent_id), 0)
-    + coalesce(octet_length(p_conversation_id), 0)
-    + coalesce(octet_length(p_message_id), 0)
-    + coalesce(octet_length(p_labels::text), 0);
+  -- Neither the type nor the id can hold what JSON would have to escape.
+  envelope := '{"event": "' || p_event_type || '", "id": "' || event_id
+    || '", "created_at": "' || webhookpub.rfc3339(p_created_at)
+    || '", "data": ' || p_data::text || '}';
+  v_bytes := octet_length(envelope)
+    + octet_length(concat(p_agent_id, p_conversation_id, p_message_id))
+    + case when p_labels = '{}' then 0 else coalesce(octet_length(p_labels::text), 0) end;
   if v_bytes > v_settings.max_payload_bytes then
     raise exception using
       errcode = 'WH003',
@@ -1433,7 +1432,9 @@ as $$
   marked as (
     update webhookpub.events as e
     set
-      status = case when m.event_id is null then 'no_match' else 'processed' end,
+      status = (
+        case when m.event_id is null then 'no_match' else 'processed' end
+      )::webhookpub.event_status,
       matched_webhook_ids = coalesce(m.matched_webhook_ids, '{}'),
       attempts = e.attempts + 1,
       retry_at = null,
@@ -1486,13 +1487,13 @@ begin
   event_count := 0;
   delivery_count := 0;
 
-  select array_agg(p order by p.created_at) into v_events
+  select array_agg(p order by p.expires_at) into v_events
   from (
     select e.*
     from webhookpub.events as e
     where e.status = 'pending'
       and (e.retry_at is null or e.retry_at <= clock_timestamp())
-    order by e.created_at
+    order by e.expires_at
     limit p_limit
     for update skip locked
   ) as p;
@@ -2212,7 +2213,7 @@ begin
   select e.created_at into v_oldest
   from webhookpub.events as e
   where e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)
-  order by e.created_at
+  order by e.expires_at
   limit 1;
   -- An awake fan-out finds it by itself, unless its process has been stopped.
   if v_oldest is not null
@@ -2396,11 +2397,16 @@ begin
   delete from webhookpub.events as e
   where e.ctid = any (array(
     select x.ctid
-    from webhookpub.events as x
-    where x.status <> 'pending' and x.expires_at <= p_now
-    order by x.expires_at
+    from (values ('processed'), ('no_match')) as s (status)
+    cross join lateral (
+      select e.ctid
+      from webhookpub.events as e
+      where e.status = s.status::webhookpub.event_status and e.expires_at <= p_now
+      order by e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as x
     limit p_limit
-    for update skip locked
   ));
   get diagnostics events = row_count;
 

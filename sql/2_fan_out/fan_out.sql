@@ -27,13 +27,13 @@ begin
   event_count := 0;
   delivery_count := 0;
 
-  select array_agg(p order by p.created_at) into v_events
+  select array_agg(p order by p.expires_at) into v_events
   from (
     select e.*
     from webhookpub.events as e
     where e.status = 'pending'
       and (e.retry_at is null or e.retry_at <= clock_timestamp())
-    order by e.created_at
+    order by e.expires_at
     limit p_limit
     for update skip locked
   ) as p;

@@ -20,7 +20,9 @@ as $$
   marked as (
     update webhookpub.events as e
     set
-      status = case when m.event_id is null then 'no_match' else 'processed' end,
+      status = (
+        case when m.event_id is null then 'no_match' else 'processed' end
+      )::webhookpub.event_status,
       matched_webhook_ids = coalesce(m.matched_webhook_ids, '{}'),
       attempts = e.attempts + 1,
       retry_at = null,

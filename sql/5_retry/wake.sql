@@ -20,7 +20,7 @@ begin
   select e.created_at into v_oldest
   from webhookpub.events as e
   where e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)
-  order by e.created_at
+  order by e.expires_at
   limit 1;
   -- An awake fan-out finds it by itself, unless its process has been stopped.
   if v_oldest is not null

@@ -19,11 +19,16 @@ begin
   delete from webhookpub.events as e
   where e.ctid = any (array(
     select x.ctid
-    from webhookpub.events as x
-    where x.status <> 'pending' and x.expires_at <= p_now
-    order by x.expires_at
+    from (values ('processed'), ('no_match')) as s (status)
+    cross join lateral (
+      select e.ctid
+      from webhookpub.events as e
+      where e.status = s.status::webhookpub.event_status and e.expires_at <= p_now
+      order by e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as x
     limit p_limit
-    for update skip locked
   ));
   get diagnostics events = row_count;
 
