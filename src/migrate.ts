@@ -1,12 +1,14 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { Logger as MigrateLogger, migrate as runCommitted } from "graphile-migrate";
 import { Logger as WorkerLogger, runMigrations } from "graphile-worker";
-import { connect } from "./client.ts";
+import { connect, type Sql } from "./client.ts";
 import { WebhookpubError } from "./errors.ts";
 import { databaseUrl, root } from "./config.ts";
 
+const APPLICATION_NAME = "webhookpub-migrate";
 const LEDGER_HINT = `Your application uses graphile-migrate, too, and its ledger has room for one owner.
 Install webhookpub with your own migrations instead: run \`npx graphile-worker --schema-only\`,
 then add the files of webhookpub's migrations/committed to your migrations, in their order.`;
@@ -30,13 +32,16 @@ export async function migrate(
       if (level === "error" || level === "warning") console.error(message);
     };
     await runMigrations({ connectionString: url, logger: new WorkerLogger(quiet) });
+    const named = new URL(url);
+    named.searchParams.set("application_name", APPLICATION_NAME);
     const gmrc = JSON.parse(await readFile(join(root, ".gmrc"), "utf8")) as object;
     await runCommitted({
       ...gmrc,
-      connectionString: url,
+      connectionString: named.href,
       migrationsFolder: join(root, "migrations"),
       logger: new MigrateLogger(quiet),
     });
+    await poolIsClosed(sql);
     const [installed] = await sql<[{ version: string }]>`select webhookpub.version()`;
     log(`webhookpub ${installed.version} is installed`);
   } finally {
@@ -44,7 +49,18 @@ export async function migrate(
   }
 }
 
-async function refuseForeignLedger(sql: ReturnType<typeof connect>): Promise<void> {
+/** graphile-migrate keeps its pool for 200 ms and ends the process if it breaks meanwhile. */
+async function poolIsClosed(sql: Sql): Promise<void> {
+  for (;;) {
+    const open = await sql`
+      select from pg_stat_activity where application_name = ${APPLICATION_NAME}
+        and datname = current_database()`;
+    if (open.count === 0) return;
+    await sleep(20);
+  }
+}
+
+async function refuseForeignLedger(sql: Sql): Promise<void> {
   const [ledger] = await sql<[{ found: boolean }]>`
     select to_regclass('graphile_migrate.migrations') is not null as found`;
   if (!ledger.found) return;

@@ -1,5 +1,5 @@
 --! Previous: sha1:216a00ab88c9a9ef4d9319180a64642d66269b71
---! Hash: sha1:b98d18fda603e7fca775ae8217523b637a6c4a74
+--! Hash: sha1:1e3434068fa0ed646c67b0ca94374b562572bbf2
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -320,7 +320,8 @@ begin
         then format('header %L: that is no header name', left(h.name, 100))
       when lower(h.name) ~ '^(host|connection|keep-alive|transfer-encoding|te|trailer|upgrade|expect|user-agent|accept-encoding|content-.*|proxy-.*|x-forwarded-.*|webhook-.*|x-webhook-.*)$'
         then format('header %L: that one is webhookpub''s own to set', h.name)
-      when jsonb_typeof(h.value) <> 'string' or h.value #>> '{}' !~ '^[\x20-\x7e]{0,2000}$'
+      when jsonb_typeof(h.value) <> 'string' or h.value #>> '{}' !~ '^[\x20-\x7e]*$'
+        or length(h.value #>> '{}') > 2000
         then format('header %L: its value must be text of up to 2000 visible ASCII characters', h.name)
     end into v_rule
     from jsonb_each(p_headers) as h (name, value)

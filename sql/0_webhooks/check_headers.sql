@@ -23,7 +23,8 @@ begin
         then format('header %L: that is no header name', left(h.name, 100))
       when lower(h.name) ~ '^(host|connection|keep-alive|transfer-encoding|te|trailer|upgrade|expect|user-agent|accept-encoding|content-.*|proxy-.*|x-forwarded-.*|webhook-.*|x-webhook-.*)$'
         then format('header %L: that one is webhookpub''s own to set', h.name)
-      when jsonb_typeof(h.value) <> 'string' or h.value #>> '{}' !~ '^[\x20-\x7e]{0,2000}$'
+      when jsonb_typeof(h.value) <> 'string' or h.value #>> '{}' !~ '^[\x20-\x7e]*$'
+        or length(h.value #>> '{}') > 2000
         then format('header %L: its value must be text of up to 2000 visible ASCII characters', h.name)
     end into v_rule
     from jsonb_each(p_headers) as h (name, value)

@@ -6,6 +6,7 @@ import { commit } from "graphile-migrate";
 import { connect } from "../../src/client.ts";
 import { root } from "../../src/config.ts";
 import { startTemporaryPostgres } from "../../src/embedded_postgres.ts";
+import { until } from "./until.ts";
 
 const cluster = await startTemporaryPostgres();
 const database = (name: string) => cluster.url.replace(/postgres$/, name);
@@ -21,6 +22,18 @@ try {
     shadowConnectionString: database("shadow"),
     rootConnectionString: cluster.url,
   });
+  // graphile-migrate keeps its pools for a moment and ends the process if they break.
+  const others = connect(cluster.url, { max: 1 });
+  await until(
+    async () =>
+      (
+        await others`
+          select from pg_stat_activity
+          where backend_type = 'client backend' and pid <> pg_backend_pid()`
+      ).count === 0,
+    "graphile-migrate to close its connections",
+  );
+  await others.end();
 } finally {
   await cluster.remove();
 }

@@ -3,15 +3,15 @@ import type { Test } from "tap";
 import { connect, type Sql } from "../../src/client.ts";
 import { databaseOf, startTestCluster, TEMPLATE } from "./cluster.ts";
 
-/** A migrated database of a test's own. */
+/** A database of a test's own. */
 export interface TestDatabase {
   readonly url: string;
   /** A pool of ten connections as its owner, a superuser. */
   readonly sql: Sql;
   /** A connection of its own, for tests with several sessions. */
-  session(): Sql;
+  readonly session: () => Sql;
   /** The same, as another role. */
-  as(role: string): Sql;
+  readonly as: (role: string) => Sql;
 }
 
 /**
@@ -19,10 +19,22 @@ export interface TestDatabase {
  * allowed in it.
  */
 export async function testDatabase(t: Test): Promise<TestDatabase> {
+  const database = await cloneDatabase(t, TEMPLATE);
+  await database.sql`
+    update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
+  return database;
+}
+
+/** Makes a database with nothing in it; it goes with the test. */
+export function emptyDatabase(t: Test): Promise<TestDatabase> {
+  return cloneDatabase(t, "template0");
+}
+
+async function cloneDatabase(t: Test, template: string): Promise<TestDatabase> {
   const clusterUrl = await clusterOf(t);
   const name = `test_${randomBytes(6).toString("hex")}`;
   const admin = connect(clusterUrl, { max: 1 });
-  await admin.unsafe(`create database ${name} template ${TEMPLATE}`);
+  await admin.unsafe(`create database ${name} template ${template}`);
 
   const url = databaseOf(clusterUrl, name);
   const sessions: Sql[] = [];
@@ -39,8 +51,6 @@ export async function testDatabase(t: Test): Promise<TestDatabase> {
     await admin.unsafe(`drop database ${name} with (force)`);
     await admin.end();
   });
-  await sql`
-    update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
   return { url, sql, session: () => open(1), as: (role) => open(1, role) };
 }
 

@@ -1,0 +1,57 @@
+// `npm run bench -- [name] [--rounds N] [--small] [--json]`: every figure beside a baseline
+// of the same run, interleaved; the ratio of the medians comes last.
+import { parseArgs } from "node:util";
+import { deliver } from "./deliver.ts";
+import { fanOut } from "./fan_out.ts";
+import { latency } from "./latency.ts";
+import { publish } from "./publish.ts";
+import type { Bench, Options, Result } from "./support/bench.ts";
+
+const BENCHES: Record<string, Bench> = { publish, "fan-out": fanOut, deliver, latency };
+
+const USAGE = `npm run bench -- [name ...] [--rounds N] [--small] [--json]
+
+names      ${Object.keys(BENCHES).join(", ")}; all without one
+--rounds   how often each is measured beside its baseline (3)
+--small    a tenth of the load, to see that it works
+--json     one line of JSON for each result
+
+PG_BIN     directory of another PostgreSQL's binaries than the embedded ones`;
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    rounds: { type: "string", default: "3" },
+    small: { type: "boolean", default: false },
+    json: { type: "boolean", default: false },
+    help: { type: "boolean", default: false },
+  },
+});
+const unknown = positionals.find((name) => !(name in BENCHES));
+if (values.help || unknown !== undefined) {
+  console.log(unknown === undefined ? USAGE : `no bench '${unknown}'\n\n${USAGE}`);
+  process.exit(unknown === undefined ? 0 : 2);
+}
+
+const options: Options = {
+  rounds: Number(values.rounds),
+  small: values.small,
+  say: (line) => {
+    if (!values.json) console.log(line);
+  },
+};
+let missed = false;
+for (const name of positionals.length > 0 ? positionals : Object.keys(BENCHES)) {
+  options.say(`\n${name}`);
+  for (const result of await (BENCHES[name] as Bench)(options)) {
+    missed ||= !result.held;
+    if (values.json) console.log(JSON.stringify({ bench: name, ...result }));
+    else console.log(lineOf(result));
+  }
+}
+process.exitCode = missed ? 1 : 0;
+
+function lineOf({ what, value, baseline, unit, ratio, goal, held }: Result): string {
+  const figures = `${value.toFixed(1)} against ${baseline.toFixed(1)} ${unit}`;
+  return `${what}: ${figures}, ratio ${ratio.toFixed(2)} (goal ${goal}${held ? "" : ", MISSED"})`;
+}

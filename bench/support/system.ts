@@ -1,0 +1,73 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { connect, type Sql } from "../../src/client.ts";
+import { root } from "../../src/config.ts";
+import { startTemporaryPostgres } from "../../src/embedded_postgres.ts";
+import { migrate } from "../../src/migrate.ts";
+
+/** A migrated database on a PostgreSQL of its own, and what is needed around it. */
+export interface System {
+  readonly url: string;
+  readonly sql: Sql;
+  /** Starts a worker through graphile-worker's CLI; returns how to stop it. */
+  startWorker(): Promise<() => Promise<void>>;
+  remove(): Promise<void>;
+}
+
+/** Starts PostgreSQL with ordinary durability and settings for a small machine. */
+export async function startSystem(): Promise<System> {
+  const cluster = await startTemporaryPostgres({
+    binaries: process.env["PG_BIN"],
+    settings: ["shared_buffers=512MB", "max_wal_size=4GB"],
+  });
+  await migrate(cluster.url, () => {});
+  const sql = connect(cluster.url, { max: 4 });
+  await sql`
+    update webhookpub.settings
+    set allow_http = true, allowed_networks = '{127.0.0.0/8}', max_webhooks_per_user = 100000`;
+  return {
+    url: cluster.url,
+    sql,
+    startWorker: () => startWorker(cluster.url),
+    async remove() {
+      await sql.end({ timeout: 1 });
+      await cluster.remove();
+    },
+  };
+}
+
+async function startWorker(url: string): Promise<() => Promise<void>> {
+  const cli = join(root, "node_modules/graphile-worker/dist/cli.js");
+  const worker = spawn(process.execPath, [cli], {
+    cwd: root,
+    env: { ...process.env, DATABASE_URL: url, NO_LOG_SUCCESS: "1" },
+    stdio: ["ignore", "ignore", "inherit"],
+  });
+  await once(worker, "spawn");
+  return async () => {
+    worker.kill("SIGTERM");
+    await once(worker, "exit");
+  };
+}
+
+/** Runs a script of bench/support in a process of its own. */
+export async function startScript(
+  name: string,
+  args: readonly string[] = [],
+): Promise<{ firstLine: string; end: () => void; exited: Promise<unknown> }> {
+  const child = spawn(process.execPath, [join(root, "bench/support", name), ...args], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const exited = once(child, "exit");
+  return { firstLine: await firstLine(child), end: () => void child.kill("SIGTERM"), exited };
+}
+
+async function firstLine(child: ChildProcess): Promise<string> {
+  if (!child.stdout) throw new Error("its output is not piped");
+  const lines = createInterface(child.stdout);
+  const [line] = (await once(lines, "line")) as [string];
+  child.stdout.resume();
+  return line;
+}
