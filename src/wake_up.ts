@@ -22,7 +22,7 @@ export function makeWakeUp(url: string | undefined, log: Log): WakeUp {
 
   const sql = connect(url, {
     max: 1,
-    onnotify: () => void wakeNow(),
+    onnotify: () => wakeNow(),
     onclose: () => {
       listening = false;
     },

@@ -1,7 +1,7 @@
 import { closedNetworks, connect, installedVersion, maintain, type Sql } from "./client.ts";
 import { processSettings } from "./config.ts";
 import { type Deliverer, makeDeliverer } from "./deliver.ts";
-import { messageOf, WebhookpubError } from "./errors.ts";
+import { WebhookpubError } from "./errors.ts";
 import { fanOutUntilIdle } from "./fan_out.ts";
 import type { Log } from "./log.ts";
 import { version } from "./version.ts";

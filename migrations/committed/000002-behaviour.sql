@@ -1,5 +1,5 @@
 --! Previous: sha1:216a00ab88c9a9ef4d9319180a64642d66269b71
---! Hash: sha1:1e3434068fa0ed646c67b0ca94374b562572bbf2
+--! Hash: sha1:a9cafe8bfca4e54b91259c1e7541d94c204c43ce
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1235,7 +1235,7 @@ as $$
     case
       when n.words = 0 then '*'
       when n.words = cardinality(t.words) then p_event_type
-      else array_to_string(t.words[1:n.words], '.') || '.*'
+      else array_to_string(t.words[1 : n.words], '.') || '.*'
     end
     order by n.words
   )

@@ -16,7 +16,7 @@ as $$
     case
       when n.words = 0 then '*'
       when n.words = cardinality(t.words) then p_event_type
-      else array_to_string(t.words[1:n.words], '.') || '.*'
+      else array_to_string(t.words[1 : n.words], '.') || '.*'
     end
     order by n.words
   )
