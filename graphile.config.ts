@@ -1,5 +1,6 @@
 import { WorkerPreset } from "graphile-worker";
 import { processSettings } from "./src/config.ts";
+import { logger } from "./src/log.ts";
 import { WebhookpubPlugin } from "./src/plugin.ts";
 
 /** What `npx graphile-worker` runs here: every task, the crontab and the plugin. */
@@ -9,6 +10,7 @@ const preset: GraphileConfig.Preset = {
   extends: [WorkerPreset],
   plugins: [WebhookpubPlugin],
   worker: {
+    logger,
     concurrentJobs: jobs,
     // Jobs are only wake-ups: fetched in batches, completed in batches. Without the
     // batching, a stop leaves jobs locked.

@@ -1,4 +1,4 @@
-// `npm run bench -- [name] [--rounds N] [--small] [--json]`: every figure beside a baseline
+// `npm run bench -- [name] …`: every figure beside a baseline
 // of the same run, interleaved; the ratio of the medians comes last.
 import { parseArgs } from "node:util";
 import { deliver } from "./deliver.ts";
@@ -9,11 +9,12 @@ import type { Bench, Options, Result } from "./support/bench.ts";
 
 const BENCHES: Record<string, Bench> = { publish, "fan-out": fanOut, deliver, latency };
 
-const USAGE = `npm run bench -- [name ...] [--rounds N] [--small] [--json]
+const USAGE = `npm run bench -- [name ...] [--rounds N] [--small] [--lenient] [--json]
 
 names      ${Object.keys(BENCHES).join(", ")}; all without one
 --rounds   how often each is measured beside its baseline (3)
 --small    a tenth of the load, to see that it works
+--lenient  fail only below a third of a goal: for machines that are busy with other things
 --json     one line of JSON for each result
 
 PG_BIN     directory of another PostgreSQL's binaries than the embedded ones`;
@@ -23,6 +24,7 @@ const { values, positionals } = parseArgs({
   options: {
     rounds: { type: "string", default: "3" },
     small: { type: "boolean", default: false },
+    lenient: { type: "boolean", default: false },
     json: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
@@ -44,14 +46,14 @@ let missed = false;
 for (const name of positionals.length > 0 ? positionals : Object.keys(BENCHES)) {
   options.say(`\n${name}`);
   for (const result of await (BENCHES[name] as Bench)(options)) {
-    missed ||= !result.held;
+    missed ||= result.reached < (values.lenient ? 1 / 3 : 1);
     if (values.json) console.log(JSON.stringify({ bench: name, ...result }));
     else console.log(lineOf(result));
   }
 }
 process.exitCode = missed ? 1 : 0;
 
-function lineOf({ what, value, baseline, unit, ratio, goal, held }: Result): string {
+function lineOf({ what, value, baseline, unit, ratio, goal, reached }: Result): string {
   const figures = `${value.toFixed(1)} against ${baseline.toFixed(1)} ${unit}`;
-  return `${what}: ${figures}, ratio ${ratio.toFixed(2)} (goal ${goal}${held ? "" : ", MISSED"})`;
+  return `${what}: ${figures}, ratio ${ratio.toFixed(2)} (goal ${goal}${reached >= 1 ? "" : ", MISSED"})`;
 }

@@ -37,7 +37,9 @@ export const fanOut: Bench = async ({ rounds, small, say }) => {
         from webhookpub.deliveries as d`;
       const copied = (events * 3 * 1000) / (performance.now() - begun);
       measured.push([fannedOut, copied]);
-      say(`  ${events} events × 3: ${fannedOut.toFixed(0)}/s; insert … select ${copied.toFixed(0)}/s`);
+      say(
+        `  ${events} events × 3: ${fannedOut.toFixed(0)}/s; insert … select ${copied.toFixed(0)}/s`,
+      );
     }
     return [resultOf("fan-out, 3 matches", "rows/s", measured, { atLeast: 0.3 })];
   } finally {

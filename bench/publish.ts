@@ -41,10 +41,20 @@ export const publish: Bench = async ({ rounds, small, say }) => {
       await sql`checkpoint`;
       const script = join(directory, `${name}.sql`);
       const seconds = small ? "1" : "5";
-      const { stdout } = await promisify(execFile)(
-        pgbench,
-        ["-n", "-M", "prepared", "-c", `${clients}`, "-j", "2", "-T", seconds, "-f", script, system.url],
-      );
+      const { stdout } = await promisify(execFile)(pgbench, [
+        "-n",
+        "-M",
+        "prepared",
+        "-c",
+        `${clients}`,
+        "-j",
+        "2",
+        "-T",
+        seconds,
+        "-f",
+        script,
+        system.url,
+      ]);
       return Number(/tps = ([0-9.]+)/.exec(stdout)?.[1]);
     };
 
@@ -54,10 +64,14 @@ export const publish: Bench = async ({ rounds, small, say }) => {
       for (let round = 0; round < rounds; round += 1) {
         const baseline = await tps("bare", clients);
         measured.push([await tps("publish", clients), baseline]);
-        say(`  ${clients} clients: publish ${measured.at(-1)?.[0].toFixed(0)}, bare ${baseline.toFixed(0)} TPS`);
+        say(
+          `  ${clients} clients: publish ${measured.at(-1)?.[0].toFixed(0)}, bare ${baseline.toFixed(0)} TPS`,
+        );
       }
       results.push(
-        resultOf(`publish, ${clients} clients`, "TPS", measured, { atLeast: clients === 1 ? 0.5 : 0.65 }),
+        resultOf(`publish, ${clients} clients`, "TPS", measured, {
+          atLeast: clients === 1 ? 0.5 : 0.65,
+        }),
       );
     }
     awake.release();
@@ -73,9 +87,12 @@ function findPgbench(): string {
   const debian = "/usr/lib/postgresql";
   const folders = [
     ...(process.env["PATH"] ?? "").split(":"),
-    ...(existsSync(debian) ? readdirSync(debian).map((version) => join(debian, version, "bin")) : []),
+    ...(existsSync(debian)
+      ? readdirSync(debian).map((version) => join(debian, version, "bin"))
+      : []),
   ];
   const found = folders.map((folder) => join(folder, "pgbench")).find((path) => existsSync(path));
-  if (found === undefined) throw new Error("pgbench is needed: install your system's PostgreSQL client");
+  if (found === undefined)
+    throw new Error("pgbench is needed: install your system's PostgreSQL client");
   return found;
 }

@@ -47,6 +47,7 @@ export function makeDeliverer(
   const lease = coalesce(
     async (webhookIds: string[]) => {
       while (inFlight >= maxInFlight) await freed.promise;
+      if (draining) return webhookIds.map(() => []);
       const share = Math.max(1, Math.floor((maxInFlight - inFlight) / webhookIds.length));
       const leases = await leaseDeliveries(
         sql,
@@ -63,12 +64,14 @@ export function makeDeliverer(
   const exchange = async (leased: Lease): Promise<void> => {
     const begun = performance.now();
     try {
-      const outcome = await senderFor(leased).post(leased);
-      const answer = answerTo(leased, outcome, performance.now() - begun);
-      inFlight -= 1;
-      freed.resolve();
-      freed = Promise.withResolvers<void>();
-      await record(answer);
+      const outcome = await senderFor(leased)
+        .post(leased)
+        .finally(() => {
+          inFlight -= 1;
+          freed.resolve();
+          freed = Promise.withResolvers<void>();
+        });
+      await record(answerTo(leased, outcome, performance.now() - begun));
     } catch (error) {
       log.error(`delivery ${leased.delivery_id}: ${messageOf(error)}`);
     }

@@ -16,7 +16,8 @@ export interface Result {
   readonly ratio: number;
   /** What it should reach, for people. */
   readonly goal: string;
-  readonly held: boolean;
+  /** How much of the goal is reached; 1 and more is all of it. */
+  readonly reached: number;
 }
 
 export type Bench = (options: Options) => Promise<Result[]>;
@@ -47,6 +48,6 @@ export function resultOf(
     unit,
     ratio,
     goal: "atLeast" in goal ? `at least ${goal.atLeast}` : `at most ${goal.atMost}`,
-    held: "atLeast" in goal ? ratio >= goal.atLeast : ratio <= goal.atMost,
+    reached: "atLeast" in goal ? ratio / goal.atLeast : goal.atMost / ratio,
   };
 }

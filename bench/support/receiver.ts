@@ -42,7 +42,9 @@ function answerStats(socket: Socket, reset: boolean): void {
     receipts = [];
     peak = 0;
   }
-  socket.end(`HTTP/1.1 200 OK\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`);
+  socket.end(
+    `HTTP/1.1 200 OK\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`,
+  );
 }
 
 server.listen(0, "127.0.0.1", () => {

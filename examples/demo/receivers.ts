@@ -31,15 +31,14 @@ const behaviours = new Map(subscriptions.map((subscription) => [subscription.nam
 const server = createServer((request, response) => {
   const chunks: Buffer[] = [];
   request.on("data", (chunk: Buffer) => chunks.push(chunk));
-  request.on("end", async () => {
+  request.on("end", () => {
     const at = Date.now();
     const webhook = request.url?.slice(1) ?? "";
     const eventId = String(request.headers["webhook-id"]);
     const verified = isGenuine(webhook, eventId, request.headers, Buffer.concat(chunks).toString());
     const status = verified ? answer(webhook, eventId) : 401;
     receipts.push({ webhook, eventId, verified, status, at });
-    await sleep(behaviours.get(webhook)?.delayMs);
-    response.writeHead(status).end();
+    void sleep(behaviours.get(webhook)?.delayMs).then(() => response.writeHead(status).end());
   });
 });
 

@@ -77,7 +77,11 @@ begin
   if v_rule is not null then
     raise exception using
       errcode = 'WH011',
-      message = format('URL %s is not allowed: %s', coalesce(quote_literal(left(p_url, 200)), 'null'), v_rule),
+      message = format(
+        'URL %s is not allowed: %s',
+        coalesce(quote_literal(left(p_url, 200)), 'null'),
+        v_rule
+      ),
       hint = 'Webhooks go to public https:// addresses; webhookpub.settings opens others.';
   end if;
 end;

@@ -31,7 +31,10 @@ begin
     when length(p_webhook.description) <= 1000 is not true
       then 'description must be text of up to 1000 characters'
     when p_webhook.signature_scheme in ('standard', 'stripe') is not true
-      then format('signature_scheme %s must be standard or stripe', coalesce(quote_literal(left(p_webhook.signature_scheme, 40)), 'null'))
+      then format(
+        'signature_scheme %s must be standard or stripe',
+        coalesce(quote_literal(left(p_webhook.signature_scheme, 40)), 'null')
+      )
     when p_webhook.max_in_flight between 1 and 1000 is not true
       then format('max_in_flight %s must be 1 to 1000', coalesce(p_webhook.max_in_flight::text, 'null'))
     when p_webhook.request_timeout <= '0' or p_webhook.request_timeout > '30 seconds'
@@ -43,7 +46,10 @@ begin
       from unnest(p_webhook.retry_schedule) as r (pause)
       where (r.pause > '0' and r.pause <= '7 days') is not true
     )
-      then format('retry_schedule %L: each pause must be over 0 and up to 7 days', left(p_webhook.retry_schedule::text, 200))
+      then format(
+        'retry_schedule %L: each pause must be over 0 and up to 7 days',
+        left(p_webhook.retry_schedule::text, 200)
+      )
   end;
   if v_rule is not null then
     raise exception using

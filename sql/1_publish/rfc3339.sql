@@ -7,7 +7,7 @@ create or replace function webhookpub.rfc3339 (
 )
   returns text
   language sql
-  immutable
+  stable
   parallel safe
 return to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
 

@@ -2,6 +2,7 @@
 -- row and no outbox.
 --
 -- Called by  applications that want no trace of events which nobody listens to.
+-- Locks      the id, if it is not random: only who publishes the very same id waits.
 -- Returns    the event id; null when publishing is off or failed (a WARNING says why).
 
 create or replace function public.webhook_publish (
@@ -35,7 +36,16 @@ begin
   if v_composed.event_id is null then
     return null;
   end if;
-  perform webhookpub.check_event_owner(v_composed.event_id, webhook_publish.user_id);
+  if coalesce(
+      webhook_publish.event_id, webhook_publish.message_id, webhook_publish.dedup_key
+    ) is not null
+  then
+    -- With no event row, nothing else keeps two of one id apart.
+    perform pg_advisory_xact_lock(2003006836, hashtext(v_composed.event_id));
+    if webhookpub.is_known_event(v_composed.event_id, webhook_publish.user_id) then
+      return v_composed.event_id;
+    end if;
+  end if;
 
   v_event.id := v_composed.event_id;
   v_event.user_id := webhook_publish.user_id;
@@ -44,15 +54,16 @@ begin
   v_event.conversation_id := webhook_publish.conversation_id;
   v_event.labels := coalesce(webhook_publish.labels, '{}');
   v_event.message_id := webhook_publish.message_id;
+  v_event.envelope := v_composed.envelope;
   v_event.created_at := v_at;
 
-  insert into webhookpub.envelopes (event_id, created_at, user_id, body)
-  values (v_event.id, v_at, v_event.user_id, v_composed.envelope);
   perform from webhookpub.fan_out_events(array[v_event]);
-  if not found then
-    delete from webhookpub.envelopes as n where n.event_id = v_event.id and n.created_at = v_at;
-  elsif webhookpub.fan_out_is_asleep() then
-    notify webhook_events_new;
+  if found then
+    insert into webhookpub.envelopes (event_id, created_at, user_id, body)
+    values (v_event.id, v_at, v_event.user_id, v_event.envelope);
+    if webhookpub.fan_out_is_asleep() then
+      notify webhook_events_new;
+    end if;
   end if;
   return v_event.id;
 exception when others then

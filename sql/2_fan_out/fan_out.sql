@@ -18,6 +18,10 @@ create or replace function webhookpub.fan_out (
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  -- The pending ones, in order, by their index, whatever stale statistics say.
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
 as $$
 declare
   v_events webhookpub.events[];

@@ -1,6 +1,6 @@
 -- Lists every entry of webhooks.events that an event type satisfies.
 --
--- Called by  webhookpub.fan_out_events, public.webhook_publish, webhookpub.explain_event.
+-- Called by  webhookpub.fan_out_events, webhookpub.explain_event, webhookpub.check_events.
 -- Returns    for email.sent: {*, email.*, email.sent}. One array overlap then decides.
 
 create or replace function webhookpub.type_patterns (

@@ -1,8 +1,7 @@
 -- Decides whether an event is for a webhook, and if not, which clause says so. This is
 -- the one implementation of matching: fan-out and explain_event both ask it.
 --
--- Called by  webhookpub.fan_out_events, public.webhook_publish, webhookpub.explain_event,
---            per row: no pinned path, so that it is inlined. Names are qualified.
+-- Called by  webhookpub.fan_out_events, webhookpub.explain_event, per row: no pinned path, so that it is inlined. Names are qualified.
 -- Returns    the first clause that does not hold, or null when all do: a match.
 
 create or replace function webhookpub.unmatched_clause (
@@ -42,7 +41,7 @@ as $$
         else 'labels: none of the event''s is in the list'
       end
     when p_webhook.filter_data is not null
-      and not coalesce(p_data operator(pg_catalog.@@) p_webhook.filter_data, false)
+      and not webhookpub.data_holds(p_data, p_webhook.filter_data)
       then 'data: the predicate is not true'
   end;
 $$;

@@ -1,6 +1,6 @@
 -- Computes the HMAC that both signature schemes are made of.
 --
--- Called by  webhookpub.signature_headers.
+-- Called by  webhookpub.sign_standard, webhookpub.sign_stripe.
 --
 -- As in random_hex.sql, the body holds pgcrypto's function itself.
 

@@ -12,8 +12,8 @@ create or replace function webhookpub.retry_after (
   stable
 as $$
 begin
-  if p_header ~ '^\s*[0-9]{1,9}\s*$' then
-    return least(pg_catalog.make_interval(secs => p_header::integer), interval '24 hours');
+  if p_header ~ '^\s*[0-9]+\s*$' then
+    return pg_catalog.make_interval(secs => least(p_header::numeric, 86400)::integer);
   end if;
   if p_header ~ '^\s*[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT\s*$' then
     return nullif(

@@ -16,7 +16,8 @@ create or replace function webhookpub.next_attempt_at (
   parallel safe
 return p_now + greatest(
   -- A schedule that was cut short meanwhile goes on with its last pause.
-  p_schedule[least(p_attempt, cardinality(p_schedule))] * (0.9 + 0.2 * random()),
+  coalesce(p_schedule[least(p_attempt, cardinality(p_schedule))], interval '1 minute')
+    * (0.9 + 0.2 * random()),
   -- Not least() alone: that takes a null for the 24 hours.
   case when p_retry_after is not null then least(p_retry_after, interval '24 hours') end
 );

@@ -12,6 +12,9 @@ create or replace function webhookpub.wake (
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();

@@ -1,5 +1,5 @@
--- Finds webhooks with due deliveries that nobody is working on, and wakes a worker:
--- due retries, expired leases and lost jobs are one and the same here.
+-- Finds webhooks with due deliveries and room for a request, and wakes a worker: due
+-- retries, expired leases and lost jobs are one and the same here.
 --
 -- Called by  webhookpub.wake.
 -- Returns    how many webhooks were woken.
@@ -10,9 +10,9 @@ create or replace function webhookpub.wake_deliveries (
   returns bigint
   language plpgsql
   volatile
-  set enable_hashjoin = off
-  set enable_mergejoin = off
   set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
@@ -23,13 +23,15 @@ begin
     select distinct d.webhook_id
     from webhookpub.deliveries as d
     where d.status = 'pending'
+      and d.attempts >= 0
       and d.next_attempt_at <= v_now
       and d.next_attempt_at >= p_since
   ) as u
   join webhookpub.webhooks as w on w.id = u.webhook_id and w.enabled
-  -- With a request under way, its worker comes back for more by itself.
-  where not exists (
-    select
+  -- One that has as many requests under way as it may is left alone: with the next answer
+  -- its worker comes back for more.
+  where w.max_in_flight > (
+    select count(*)
     from webhookpub.deliveries as b
     where b.webhook_id = u.webhook_id and b.status = 'pending' and b.leased
       and b.next_attempt_at > v_now
@@ -43,4 +45,4 @@ end;
 $$;
 
 comment on function webhookpub.wake_deliveries (timestamptz) is
-  'Adds jobs for webhooks whose deliveries became due since then and that nobody works on.';
+  'Adds jobs for webhooks whose deliveries became due since then and that have room for a request.';

@@ -30,9 +30,9 @@ begin
       message = format('no such event: %s', coalesce(quote_literal(explain_event.event_id), 'null')),
       hint = 'Events are kept for settings.event_retention.';
   end if;
-  select n.body::jsonb -> 'data' into v_data
-  from webhookpub.envelopes as n
-  where n.event_id = v_event.id and n.created_at = v_event.created_at;
+  v_data := coalesce(
+    v_event.envelope, webhookpub.stored_envelope(v_event.id, v_event.created_at)
+  )::jsonb -> 'data';
 
   return query
   select

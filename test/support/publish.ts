@@ -37,7 +37,7 @@ export async function written(sql: AnySql): Promise<Written> {
   const [row] = await sql<[Written]>`
     select
       (select count(*) from webhookpub.events)::integer as events,
-      (select count(*) from webhookpub.envelopes)::integer as envelopes,
+      (select count(*) from webhookpub.envelopes_by_event)::integer as envelopes,
       (select count(*) from webhookpub.deliveries)::integer as deliveries,
       (select count(*) from webhookpub.publish_failures)::integer as failures,
       (select count(*) from graphile_worker.jobs)::integer as jobs`;

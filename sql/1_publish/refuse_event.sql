@@ -1,0 +1,73 @@
+-- Says what is wrong with an event.
+--
+-- Called by  webhookpub.compose_event, when something is.
+-- Returns    only when publishing is switched off: then nothing is wrong, and nothing is
+--            written.
+-- Raises     WH001, WH002, WH003, WH005.
+
+create or replace function webhookpub.refuse_event (
+  p_event_type text,
+  p_user_id text,
+  p_data jsonb,
+  p_event_id text,
+  p_bytes bigint
+)
+  returns void
+  language plpgsql
+  stable
+as $$
+declare
+  v_settings webhookpub.settings;
+begin
+  select s.* into v_settings from webhookpub.settings as s;
+  if not v_settings.publish_enabled then
+    return;
+  end if;
+  if p_user_id is null or length(p_user_id) not between 1 and 200 then
+    raise exception using
+      errcode = 'WH005',
+      message = format(
+        'user id %s: an event needs the id of its user, 1 to 200 characters',
+        coalesce(quote_literal(left(p_user_id, 40)), 'null')
+      ),
+      hint = 'Pass the tenant whose webhooks shall get the event as user_id.';
+  end if;
+  perform from webhookpub.event_types as t where t.name = p_event_type;
+  if not found then
+    raise exception using
+      errcode = 'WH002',
+      message = format(
+        'event type %s is not in the catalog',
+        coalesce(quote_literal(left(p_event_type, 100)), 'null')
+      ),
+      hint = 'List it with: table webhookpub.event_types; add to it with INSERT.';
+  end if;
+  if jsonb_typeof(p_data) is distinct from 'object' then
+    raise exception using
+      errcode = 'WH003',
+      message = format(
+        'data is %s: an event''s data must be a JSON object',
+        coalesce(jsonb_typeof(p_data), 'null')
+      ),
+      hint = 'Wrap it, for example with jsonb_build_object(''value'', …).';
+  end if;
+  if p_event_id !~ '^[!#-\[\]-~]+$' or length(p_event_id) > 200 then
+    raise exception using
+      errcode = 'WH001',
+      message = format(
+        'event id %L: it must be 1 to 200 visible ASCII characters without double quote and backslash',
+        left(p_event_id, 210)
+      ),
+      hint = 'It travels as an HTTP header and in JSON. Leave it out to get one made.';
+  end if;
+  raise exception using
+    errcode = 'WH003',
+    message = format(
+      'event of %s bytes is over the limit of %s', p_bytes, v_settings.max_payload_bytes
+    ),
+    hint = 'Send a reference instead, or raise webhookpub.settings.max_payload_bytes.';
+end;
+$$;
+
+comment on function webhookpub.refuse_event (text, text, jsonb, text, bigint) is
+  'Raises what is wrong with an event: WH001, WH002, WH003 or WH005.';

@@ -1,0 +1,64 @@
+-- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
+--
+-- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
+-- Locks      the deliveries, skipping those that somebody else holds.
+-- Returns    their ids, or null.
+
+create or replace function webhookpub.due_deliveries (
+  p_webhook_ids text[],
+  p_limits integer[],
+  p_now timestamptz
+)
+  returns text[]
+  language sql
+  volatile
+  -- From few webhooks to few deliveries, by index, whatever stale statistics say.
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+as $$
+  select array_agg(f.id)
+  from unnest(p_webhook_ids, p_limits) as p (id, room)
+  cross join lateral (
+    select w.id, least(p.room, w.max_in_flight - (
+      select count(*)
+      from webhookpub.deliveries as d
+      where d.webhook_id = w.id and d.status = 'pending' and d.leased
+        and d.next_attempt_at > p_now
+    )) as room
+    from webhookpub.webhooks as w
+    where w.id = p.id and w.enabled
+    offset 0
+  ) as w
+  cross join lateral (
+    select u.id
+    from (
+      -- Those whose worker was lost come first.
+      select l.id
+      from (
+        select d.id
+        from webhookpub.deliveries as d
+        where d.webhook_id = w.id and d.status = 'pending' and d.leased
+          and d.next_attempt_at <= p_now
+        order by d.next_attempt_at
+        limit greatest(w.room, 0)
+        for update skip locked
+      ) as l
+      union all
+      select r.id
+      from (
+        select d.id
+        from webhookpub.deliveries as d
+        where d.webhook_id = w.id and d.status = 'pending' and not d.leased
+          and d.next_attempt_at <= p_now
+        order by d.next_attempt_at
+        limit greatest(w.room, 0)
+        for update skip locked
+      ) as r
+    ) as u
+    limit greatest(w.room, 0)
+  ) as f;
+$$;
+
+comment on function webhookpub.due_deliveries (text[], integer[], timestamptz) is
+  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight; returns their ids.';

@@ -1,0 +1,412 @@
+// What a style guide says and a program can check, held against the files and the catalog.
+import { execFileSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import t, { type Test } from "tap";
+import { root } from "../src/config.ts";
+import { testDatabase } from "./support/database.ts";
+import { type SqlFile, sqlFiles } from "./support/sql_files.ts";
+
+const { sql } = await testDatabase(t);
+const files = await sqlFiles();
+
+/** The functions that people call with bare names, or that can't be anything else. */
+const BARE_NAMED = new Set([
+  "webhook_publish_tx",
+  "webhook_publish_best_effort_tx",
+  "webhook_publish",
+  "event_id",
+  "is_valid_event_type",
+  "explain_event",
+]);
+
+/** Columns whose name says all that there is to say; any other has a comment. */
+const OBVIOUS = new Set(
+  `id user_id webhook_id event_id delivery_id message_id agent_id conversation_id event_type type
+  labels data dedup_key description enabled secret max_attempts status_code last_status_code
+  last_error created_at disabled_at processed_at delivered_at last_attempt_at`.split(/\s+/),
+);
+
+const LABELS = ["Called by", "Locks", "Returns", "Raises"];
+
+interface SqlFunction {
+  readonly schema: string;
+  readonly name: string;
+  readonly signature: string;
+  readonly definer: boolean;
+  readonly volatility: string;
+  /** Names of the parameters that a caller gives. */
+  readonly inputs: string[];
+  readonly config: string[] | null;
+  readonly comment: string | null;
+  readonly public_may_execute: boolean;
+}
+
+const functions: readonly SqlFunction[] = await sql<SqlFunction[]>`
+  select
+    n.nspname as schema,
+    p.proname as name,
+    p.oid::regprocedure::text as signature,
+    p.prosecdef as definer,
+    p.provolatile as volatility,
+    array(
+      select a.name
+      from unnest(
+        p.proargnames,
+        coalesce(p.proargmodes::text[], array_fill('i'::text, array[p.pronargs]))
+      ) as a (name, mode)
+      where a.mode in ('i', 'v')
+    ) as inputs,
+    p.proconfig as config,
+    obj_description(p.oid, 'pg_proc') as comment,
+    has_function_privilege('public', p.oid, 'execute') as public_may_execute
+  from pg_proc as p
+  join pg_namespace as n on n.oid = p.pronamespace
+  where n.nspname = 'webhookpub' or (n.nspname = 'public' and p.proname like 'webhook\\_%')
+  order by 1, 2`;
+
+interface Relation {
+  readonly name: string;
+  readonly kind: string;
+  readonly comment: string | null;
+  readonly columns: Record<string, string | null>;
+}
+
+const relations: readonly Relation[] = await sql<Relation[]>`
+  select
+    c.relname as name,
+    c.relkind as kind,
+    obj_description(c.oid, 'pg_class') as comment,
+    (
+      select json_object_agg(a.attname, col_description(c.oid, a.attnum))
+      from pg_attribute as a
+      where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    ) as columns
+  from pg_class as c
+  where c.relnamespace = 'webhookpub'::regnamespace
+    and c.relkind in ('r', 'p', 'v', 'm')
+    and (not c.relispartition or c.relname like '%\\_default')
+  order by 1`;
+
+/** Fails once, with everything that breaks a rule. */
+const none = (t: Test, found: readonly string[], rule: string) => t.strictSame(found, [], rule);
+
+const keyword =
+  /\b(?:SELECT|INSERT|UPDATE|DELETE|FROM|WHERE|CREATE|BEGIN|END|RETURNS?|LANGUAGE|AND|OR|NOT|NULL)\b/;
+
+/** The code without what stands in quotes. */
+const bare = (code: string) => code.replaceAll(/'(?:[^']|'')*'/g, "''");
+
+/** Lines of a file that break a rule, as file:line. */
+function lines(file: SqlFile, breaks: (line: string) => boolean): string[] {
+  return file.text
+    .split("\n")
+    .flatMap((line, i) => (breaks(line) ? [`sql/${file.path}:${i + 1} ${line.trim()}`] : []));
+}
+
+// Files of sql/ -----------------------------------------------------------------------
+
+void t.test("each file of sql/ creates one object, which is called like the file", (t) => {
+  t.ok(files.length > 50, `${files.length} files`);
+  for (const { path, name, code } of files) {
+    const created = [
+      ...code.matchAll(/^create or replace (?:function|procedure|view) (\w+)\.(\w+)/gm),
+    ].map((match) => match[2]);
+    t.strictSame(created, [name], path);
+    t.equal(code.match(/^\s*(?:create|alter|drop)\b/gm)?.length, 1, `${path}: nothing else`);
+    t.match(code, new RegExp(`comment on (function|view) \\w+\\.${name}\\b`), `${path}: comment`);
+  }
+  t.end();
+});
+
+void t.test("each file of sql/ begins with a sentence of purpose, then known labels", (t) => {
+  for (const { path, header, text } of files) {
+    t.match(text, /^-- [A-Z]/, `${path}: a sentence at the top`);
+    const purpose = header.slice(0, header.includes("") ? header.indexOf("") : undefined);
+    t.match(purpose.join(" "), /[.:]$/, `${path}: it is a whole one`);
+    const labels = header.flatMap(
+      (line) => /^([A-Z][a-z]+(?: [a-z]+)?) {2,}\S/.exec(line)?.[1] ?? [],
+    );
+    none(
+      t,
+      labels.filter((label) => !LABELS.includes(label)),
+      `${path}: labels`,
+    );
+    t.strictSame(
+      labels,
+      LABELS.filter((label) => labels.includes(label)),
+      `${path}: in order`,
+    );
+  }
+  t.end();
+});
+
+void t.test("whoever calls an object, as its file says, does call it", (t) => {
+  const byName = new Map(files.map((file) => [file.name, file]));
+  const wrong = files.flatMap(({ path, name, header }) => {
+    const from = header.findIndex((line) => line.startsWith("Called by"));
+    if (from < 0) return [];
+    const rest = header.slice(from + 1);
+    const length = rest.findIndex((line) => !line.startsWith(" "));
+    const calledBy = [header[from], ...rest.slice(0, length < 0 ? undefined : length)].join(" ");
+    // Those of the list; a name with a verb behind it is prose.
+    const callers = /\b(?:webhookpub|public)\.(\w+)(?=[,.;:]|$| and\b| in\b| \()/g;
+    return [...calledBy.matchAll(callers)].flatMap(([said, caller]) => {
+      const code = byName.get(caller ?? "")?.code ?? "";
+      return new RegExp(`\\b${name}\\b`).test(code) || relations.some((one) => one.name === caller)
+        ? []
+        : [`sql/${path}: ${said} does not`];
+    });
+  });
+  none(t, wrong, "the caller's code names the object");
+  t.end();
+});
+
+void t.test("each error that a file raises stands under Raises", (t) => {
+  const wrong = files.flatMap(({ path, header, code }) => {
+    const raises = header.slice(header.findIndex((line) => line.startsWith("Raises"))).join(" ");
+    const codes = [...code.matchAll(/errcode = '(\w+)'/g)].map((match) => match[1] ?? "");
+    return codes.filter((one) => !raises.includes(one)).map((one) => `sql/${path}: ${one}`);
+  });
+  none(t, wrong, "Raises");
+  const raised = files.flatMap(({ code }) => [...code.matchAll(/raise exception using([^;]*);/g)]);
+  t.ok(raised.length > 10);
+  for (const [statement, options = ""] of raised) {
+    t.match(options, /errcode = 'WH\d{3}'/, statement);
+    t.match(options, /\bmessage = /, statement);
+    t.match(options, /\bhint = '/, statement);
+  }
+  none(
+    t,
+    files.flatMap(({ path, code }) => (/raise exception (?!using)/.test(code) ? [path] : [])),
+    "no other way to raise",
+  );
+  t.end();
+});
+
+void t.test("functions say their volatility, and bodies begin in the first column", (t) => {
+  for (const { path, code } of files) {
+    if (!code.includes("create or replace function")) continue;
+    t.match(code, /^ {2}(?:volatile|stable|immutable)$/m, `${path}: volatility`);
+    t.match(code, /^ {2}language (?:sql|plpgsql)$/m, `${path}: language`);
+    t.match(code, /^(?:as \$\$|return\b)/m, `${path}: body`);
+  }
+  t.end();
+});
+
+void t.test("sql/ is lowercase, in spaces, and not too wide", (t) => {
+  none(
+    t,
+    files.flatMap((file) => lines(file, (line) => /\t|\s$/.test(line))),
+    "blanks",
+  );
+  none(
+    t,
+    files.flatMap(
+      ({ path, code }) => keyword.exec(bare(code))?.map((word) => `${path}: ${word}`) ?? [],
+    ),
+    "keywords",
+  );
+  // The text of a comment, which can't be broken, may be longer.
+  const isTooWide = (line: string) => line.length > 110 && !/^ *(?:.* is )?'.*';$/.test(line);
+  none(
+    t,
+    files.flatMap((file) => lines(file, isTooWide)),
+    "at most 110 columns",
+  );
+  const all = files.flatMap((file) => file.text.split("\n"));
+  const wide = all.filter((line) => line.length > 88).length;
+  t.ok(wide < all.length / 10, `${wide} of ${all.length} lines are wider than 88 columns`);
+  t.end();
+});
+
+void t.test("locals start with v_, and only partitions need dynamic SQL", (t) => {
+  const locals = files.flatMap(({ path, code }) =>
+    [...code.matchAll(/^declare\n([^]*?)^begin$/gm)].flatMap(([, block = ""]) =>
+      [...block.matchAll(/^ {2}(\w+) /gm)].map(([, local = ""]) => ({ path, local })),
+    ),
+  );
+  t.ok(locals.length > 20);
+  none(
+    t,
+    locals
+      .filter(({ local }) => !local.startsWith("v_"))
+      .map(({ path, local }) => `${path}: ${local}`),
+    "v_",
+  );
+  none(
+    t,
+    files
+      .filter(({ code }) => /^\s*execute\b/m.test(code))
+      .map(({ name }) => name)
+      .filter((name) => !name.endsWith("_partitions")),
+    "execute",
+  );
+  t.end();
+});
+
+void t.test("each file of sql/ is in a committed migration, and nothing else is", async (t) => {
+  const folder = join(root, "migrations", "committed");
+  const migrations = await readdir(folder);
+  const texts = await Promise.all(migrations.map((file) => readFile(join(folder, file), "utf8")));
+  const included = new Set(
+    texts.flatMap((text) => [...text.matchAll(/^--! Included (\S+)$/gm)].map((match) => match[1])),
+  );
+  none(
+    t,
+    files.map((file) => file.path).filter((path) => !included.has(path)),
+    "included",
+  );
+  const names = new Set(files.map((file) => file.name));
+  const objects = [...functions, ...relations.filter(({ kind }) => kind === "v" || kind === "m")];
+  none(
+    t,
+    objects.map(({ name }) => name).filter((name) => !names.has(name)),
+    "functions and views without a file",
+  );
+  const existing = new Set(objects.map(({ name }) => name));
+  none(
+    t,
+    [...names].filter((name) => !existing.has(name)),
+    "files whose object is not there",
+  );
+});
+
+// The catalog -------------------------------------------------------------------------
+
+void t.test("every object has a comment, and so has every column that needs one", async (t) => {
+  const isSentence = (comment: string | null) => comment !== null && /\S.*\.$/s.test(comment);
+  t.ok(functions.length > 50 && relations.length > 8);
+  const [schema] = await sql<[{ comment: string | null }]>`
+    select obj_description('webhookpub'::regnamespace, 'pg_namespace') as comment`;
+  t.ok(isSentence(schema.comment), "the schema");
+  none(
+    t,
+    functions.filter(({ comment }) => !isSentence(comment)).map(({ signature }) => signature),
+    "functions",
+  );
+  none(
+    t,
+    relations.filter(({ comment }) => !isSentence(comment)).map(({ name }) => name),
+    "tables and views",
+  );
+  const columns = relations.flatMap((relation) =>
+    Object.entries(relation.columns).map(([column, comment]) => ({
+      name: `${relation.name}.${column}`,
+      comment,
+      // A view's columns are those of its tables; a default partition's are its parent's.
+      obvious: OBVIOUS.has(column) || relation.kind === "v" || relation.name.endsWith("_default"),
+    })),
+  );
+  none(
+    t,
+    columns.filter(({ obvious, comment }) => !obvious && comment === null).map(({ name }) => name),
+    "columns",
+  );
+  none(
+    t,
+    columns
+      .filter(({ comment }) => comment !== null && !isSentence(comment))
+      .map(({ name }) => name),
+    "whole sentences",
+  );
+});
+
+void t.test("security definer functions pin their search_path, pg_temp last", (t) => {
+  const definers = functions.filter(({ definer }) => definer);
+  t.ok(definers.length > 10, `${definers.length} of them`);
+  for (const { signature, config } of definers) {
+    const path = config?.find((setting) => setting.startsWith("search_path="));
+    t.match(path, /^search_path=(?:.*, )?pg_temp$/, signature);
+    t.notMatch(path, /public|\$user/, `${signature}: nobody else can write there`);
+  }
+  for (const name of BARE_NAMED) {
+    if (name === "event_id") continue;
+    t.ok(
+      definers.some((one) => one.name === name),
+      `${name}, which roles without rights on tables call, is one of them`,
+    );
+  }
+  t.end();
+});
+
+void t.test("PUBLIC may execute none of the functions", (t) => {
+  none(
+    t,
+    functions.filter((one) => one.public_may_execute).map(({ signature }) => signature),
+    "EXECUTE",
+  );
+  t.end();
+});
+
+void t.test("parameters start with p_, but for those that people type", (t) => {
+  const wrong = functions
+    .filter(({ name }) => !BARE_NAMED.has(name))
+    .flatMap(({ signature, inputs }) =>
+      inputs.filter((input) => !/^p_[a-z]/.test(input)).map((input) => `${signature}: ${input}`),
+    );
+  none(t, wrong, "p_");
+  const prefixed = functions
+    .filter(
+      ({ name, inputs }) => BARE_NAMED.has(name) && inputs.some((one) => one.startsWith("p_")),
+    )
+    .map(({ signature }) => signature);
+  none(t, prefixed, "bare names");
+  t.end();
+});
+
+void t.test(
+  "constraints and indexes have names of their own that say what they hold",
+  async (t) => {
+    const named = await sql<{ relation: string; name: string; type: string }[]>`
+    select c.relname as relation, k.conname as name, k.contype::text as type
+    from pg_constraint as k
+    join pg_class as c on c.oid = k.conrelid
+    where c.relnamespace = 'webhookpub'::regnamespace and not c.relispartition
+      and k.contype not in ('n', 'p')
+    union all
+    select c.relname, i.indexrelid::regclass::text, 'index'
+    from pg_index as i
+    join pg_class as c on c.oid = i.indrelid
+    where c.relnamespace = 'webhookpub'::regnamespace and not c.relispartition
+      and not i.indisprimary`;
+    t.ok(named.length > 15);
+    for (const { relation, name: qualified, type } of named) {
+      const name = qualified.replace(/^webhookpub\./, "");
+      t.ok(name.startsWith(`${relation}_`), `${name} begins with its table`);
+      t.notMatch(name, /_(?:check|idx|key|fkey|excl)\d*$/, `${name} is not generated`);
+      if (type === "c") t.match(name, /_(?:is|are|have|has|iff)_/, `${name} is a sentence`);
+    }
+    const triggers = await sql<{ name: string }[]>`
+    select p.proname as name
+    from pg_proc as p
+    where p.pronamespace = 'webhookpub'::regnamespace and p.prorettype = 'trigger'::regtype`;
+    for (const { name } of triggers) t.match(name, /^tg_[a-z_]+__[a-z_]+$/);
+  },
+);
+
+// The repository ----------------------------------------------------------------------
+
+const skip = existsSync(join(root, ".git")) ? false : "this is no git checkout";
+
+void t.test("no file holds a path of somebody's machine", { skip }, async (t) => {
+  const listed = execFileSync("git", ["ls-files", "-z", "-c", "-o", "--exclude-standard"], {
+    cwd: root,
+    encoding: "utf8",
+  });
+  const paths = listed.split("\0").filter((path) => path !== "");
+  t.ok(paths.length > 50);
+  const machine = [root.replace(/\/$/, ""), `${homedir()}/`, "/home/", "/Users/"].filter(
+    (prefix) => prefix.length > 2,
+  );
+  const found: string[] = [];
+  for (const path of paths) {
+    if (path === "test/house_style.test.ts") continue;
+    const text = await readFile(join(root, path), "utf8").catch(() => "");
+    const prefix = machine.find((one) => text.includes(one));
+    if (prefix !== undefined) found.push(`${path}: ${prefix}`);
+  }
+  none(t, found, "paths");
+});
