@@ -1,5 +1,5 @@
 --! Previous: sha1:e7b1b8f400dffe9437de142893f075b88893a125
---! Hash: sha1:86563b01ed7985c6b82d66e7ad975a9f7c5f34ef
+--! Hash: sha1:7d4436c0faeef6ed3b6063e6bed044ce8a5a637a
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1376,7 +1376,8 @@ comment on function webhookpub.data_holds (jsonb, jsonpath) is
 -- Decides whether an event is for a webhook, and if not, which clause says so. This is
 -- the one implementation of matching: fan-out and explain_event both ask it.
 --
--- Called by  webhookpub.fan_out_events, webhookpub.explain_event, per row: no pinned path, so that it is inlined. Names are qualified.
+-- Called by  webhookpub.fan_out_events, webhookpub.explain_event, per row: no pinned path,
+--            so that it is inlined. Names are qualified.
 -- Returns    the first clause that does not hold, or null when all do: a match.
 
 create or replace function webhookpub.unmatched_clause (

@@ -1,7 +1,8 @@
 -- Decides whether an event is for a webhook, and if not, which clause says so. This is
 -- the one implementation of matching: fan-out and explain_event both ask it.
 --
--- Called by  webhookpub.fan_out_events, webhookpub.explain_event, per row: no pinned path, so that it is inlined. Names are qualified.
+-- Called by  webhookpub.fan_out_events, webhookpub.explain_event, per row: no pinned path,
+--            so that it is inlined. Names are qualified.
 -- Returns    the first clause that does not hold, or null when all do: a match.
 
 create or replace function webhookpub.unmatched_clause (
