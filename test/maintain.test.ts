@@ -133,7 +133,8 @@ void t.test("partitions are made two weeks ahead, and the rows of today find the
       await sql.unsafe(`drop table ${await nameOf(sql, table, day)}`);
     }
   }
-  t.match(await maintain(sql), { create_partitions: 4 });
+  t.match(await maintain(sql), { create_partitions: 2 }, "one table a round");
+  t.match(await maintain(sql), { create_partitions: 2 });
   t.match(await maintain(sql), { create_partitions: 0 });
 
   const { id } = await createWebhook(sql);

@@ -1,5 +1,5 @@
 --! Previous: sha1:e7b1b8f400dffe9437de142893f075b88893a125
---! Hash: sha1:7d4436c0faeef6ed3b6063e6bed044ce8a5a637a
+--! Hash: sha1:e941dbb7315d7a5c2a9ae6034bad37da8a16c85b
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2735,6 +2735,7 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_settings webhookpub.settings;
   v_expired record;
+  v_changed boolean;
 begin
   if not pg_try_advisory_xact_lock(2003006834, 1) then
     return;
@@ -2755,16 +2756,30 @@ begin
   v_expired := webhookpub.delete_expired(5000, v_now);
   return query values
     ('delete_events', v_expired.events),
-    ('delete_deliveries', v_expired.deliveries),
-    ('create_partitions',
-      webhookpub.create_partitions('webhookpub.envelopes')
-        + webhookpub.create_partitions('webhookpub.attempts')),
-    ('drop_partitions',
-      webhookpub.drop_partitions(
-        'webhookpub.envelopes', v_now - v_settings.event_retention
-      ) + webhookpub.drop_partitions(
-        'webhookpub.attempts', v_now - v_settings.attempt_retention
-      ));
+    ('delete_deliveries', v_expired.deliveries);
+
+  -- The locks of one table only, in one round: with them held, it never waits for another.
+  task := 'drop_partitions';
+  affected := webhookpub.drop_partitions(
+    'webhookpub.envelopes', v_now - v_settings.event_retention
+  );
+  if affected = 0 then
+    affected := webhookpub.drop_partitions(
+      'webhookpub.attempts', v_now - v_settings.attempt_retention
+    );
+  end if;
+  v_changed := affected > 0;
+  return next;
+
+  task := 'create_partitions';
+  affected := 0;
+  if not v_changed then
+    affected := webhookpub.create_partitions('webhookpub.envelopes');
+    if affected = 0 then
+      affected := webhookpub.create_partitions('webhookpub.attempts');
+    end if;
+  end if;
+  return next;
 end;
 $$;
 

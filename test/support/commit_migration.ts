@@ -22,7 +22,9 @@ try {
     shadowConnectionString: database("shadow"),
     rootConnectionString: cluster.url,
     // As src/migrate.ts has it: graphile-worker's schema comes first.
-    beforeAllMigrations: [{ _: "command", command: `graphile-worker --schema-only -c "$GM_DBURL"` }],
+    beforeAllMigrations: [
+      { _: "command", command: `graphile-worker --schema-only -c "$GM_DBURL"` },
+    ],
   });
   // graphile-migrate keeps its pools for a moment and ends the process if they break.
   const others = connect(cluster.url, { max: 1 });
