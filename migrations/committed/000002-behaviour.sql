@@ -1,5 +1,5 @@
 --! Previous: sha1:e7b1b8f400dffe9437de142893f075b88893a125
---! Hash: sha1:e941dbb7315d7a5c2a9ae6034bad37da8a16c85b
+--! Hash: sha1:c3cba9707fb83687c313e2d26b5086789bc02197
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -801,7 +801,7 @@ comment on function webhookpub.rotate_secret (text, interval) is
 --! Included 1_publish/event_id.sql
 -- Derives an event id from what identifies the event: the same parts, the same id.
 --
--- Called by  webhookpub.compose_event, and applications that want to know an id ahead.
+-- Called by  public.webhook_publish_tx, and applications that want to know an id ahead.
 -- Raises     WH001 when there are no parts or one is null.
 
 create or replace function webhookpub.event_id (
@@ -843,7 +843,7 @@ comment on function webhookpub.event_id (text[]) is
 --! Included 1_publish/random_event_id.sql
 -- Makes the id of an event that nothing identifies.
 --
--- Called by  webhookpub.compose_event.
+-- Called by  public.webhook_publish_tx.
 
 create or replace function webhookpub.random_event_id ()
   returns text
@@ -857,7 +857,7 @@ comment on function webhookpub.random_event_id () is 'evt_ and 32 random hex dig
 --! Included 1_publish/is_valid_event_type.sql
 -- Says whether an event type is in the catalog.
 --
--- Called by  applications; webhookpub.compose_event asks the table itself.
+-- Called by  applications; public.webhook_publish_tx asks the table itself.
 
 create or replace function webhookpub.is_valid_event_type (
   name text
@@ -881,7 +881,7 @@ comment on function webhookpub.is_valid_event_type (text) is
 --! Included 1_publish/rfc3339.sql
 -- Writes a time as envelopes carry it.
 --
--- Called by  webhookpub.compose_event.
+-- Called by  public.webhook_publish_tx, webhookpub.disable_webhooks.
 
 create or replace function webhookpub.rfc3339 (
   p_at timestamptz
@@ -898,7 +898,7 @@ comment on function webhookpub.rfc3339 (timestamptz) is
 --! Included 1_publish/refuse_event.sql
 -- Says what is wrong with an event.
 --
--- Called by  webhookpub.compose_event, when something is.
+-- Called by  public.webhook_publish_tx, when something is.
 -- Returns    only when publishing is switched off: then nothing is wrong, and nothing is
 --            written.
 -- Raises     WH001, WH002, WH003, WH005.
@@ -970,86 +970,11 @@ $$;
 comment on function webhookpub.refuse_event (text, text, jsonb, text, bigint) is
   'Raises what is wrong with an event: WH001, WH002, WH003 or WH005.';
 --! EndIncluded 1_publish/refuse_event.sql
---! Included 1_publish/compose_event.sql
--- Checks what somebody wants to publish and composes the event: its id and its bytes.
---
--- Called by  public.webhook_publish_tx, public.webhook_publish.
--- Returns    the id, the envelope and when the event expires; all null when publishing is
---            switched off.
--- Raises     what webhookpub.refuse_event raises.
---
--- All that usually holds is one expression: PL/pgSQL prepares each of them anew in every
--- transaction. Only if it does not hold is it worked out what is wrong.
-
-create or replace function webhookpub.compose_event (
-  p_event_type text,
-  p_user_id text,
-  p_data jsonb,
-  p_agent_id text,
-  p_conversation_id text,
-  p_labels text[],
-  p_message_id text,
-  p_dedup_key text,
-  p_created_at timestamptz,
-  inout event_id text,
-  out envelope text,
-  out expires_at timestamptz
-)
-  language plpgsql
-  volatile
-as $$
-declare
-  v_given constant text := event_id;
-  v_max_bytes integer;
-  v_bytes bigint;
-  v_allowed boolean;
-begin
-  select
-    s.max_payload_bytes,
-    p_created_at + s.event_retention,
-    s.publish_enabled
-      and exists (select from webhookpub.event_types as t where t.name = p_event_type)
-  into v_max_bytes, expires_at, v_allowed
-  from webhookpub.settings as s;
-
-  event_id := coalesce(v_given, case
-    when p_message_id is null and p_dedup_key is null then webhookpub.random_event_id()
-    else webhookpub.event_id(
-      variadic array_remove(array[p_message_id, p_event_type, p_dedup_key], null)
-    )
-  end);
-  -- Neither the type nor the id can hold what JSON would have to escape.
-  envelope := '{"event": "' || p_event_type || '", "id": "' || event_id
-    || '", "created_at": "' || webhookpub.rfc3339(p_created_at)
-    || '", "data": ' || p_data::text || '}';
-  v_bytes := octet_length(envelope) + octet_length(concat(
-    p_agent_id, p_conversation_id, p_message_id, array_to_string(p_labels, ',')
-  ));
-
-  if (
-    v_allowed
-    and length(p_user_id) between 1 and 200
-    and jsonb_typeof(p_data) = 'object'
-    and (v_given is null or (v_given ~ '^[!#-\[\]-~]+$' and length(v_given) <= 200))
-    and v_bytes <= v_max_bytes
-  ) is not true then
-    perform webhookpub.refuse_event(p_event_type, p_user_id, p_data, v_given, v_bytes);
-    event_id := null;
-    envelope := null;
-    expires_at := null;
-  end if;
-end;
-$$;
-
-comment on function webhookpub.compose_event
-  (text, text, jsonb, text, text, text[], text, text, timestamptz, text) is
-  'Checks an event and composes its id and envelope; null when publishing is off. Raises WH001, WH002, WH003, WH005.';
---! EndIncluded 1_publish/compose_event.sql
 --! Included 1_publish/is_known_event.sql
 -- Says whether an event id has been published before, on whichever path, and refuses it
 -- if that was for another user: that would be a silent loss.
 --
--- Called by  public.webhook_publish_tx, public.webhook_publish, for ids that are not random.
+-- Called by  public.webhook_publish_tx, for ids that are not random.
 -- Raises     WH004.
 
 create or replace function webhookpub.is_known_event (
@@ -1113,6 +1038,10 @@ comment on function webhookpub.fan_out_is_asleep () is
 --            very same id at this moment. Inserts one row, and nothing else.
 -- Returns    the event id, also when it was there already; null when publishing is off.
 -- Raises     WH001, WH002, WH003, WH004, WH005.
+--
+-- It runs in other people's transactions all the time, and PL/pgSQL prepares every
+-- expression anew in each of them. So there are few: all that usually holds is one, and
+-- only if it does not hold is it worked out what is wrong.
 
 create or replace function public.webhook_publish_tx (
   event_type text,
@@ -1134,48 +1063,79 @@ as $$
 #variable_conflict use_column
 declare
   v_at constant timestamptz := clock_timestamp();
-  v_event record;
+  v_id text := webhook_publish_tx.event_id;
+  v_key constant text := coalesce(
+    v_id, webhook_publish_tx.message_id, webhook_publish_tx.dedup_key
+  );
+  v_envelope text;
+  v_expires_at timestamptz;
+  v_bytes bigint;
+  v_max_bytes integer;
+  v_allowed boolean;
   v_asleep boolean;
 begin
-  v_event := webhookpub.compose_event(
-    webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
+  select
+    s.max_payload_bytes,
+    v_at + s.event_retention,
+    s.publish_enabled and exists (
+      select from webhookpub.event_types as t where t.name = webhook_publish_tx.event_type
+    )
+  into v_max_bytes, v_expires_at, v_allowed
+  from webhookpub.settings as s;
+
+  v_id := coalesce(v_id, case
+    when v_key is null then webhookpub.random_event_id()
+    else webhookpub.event_id(variadic array_remove(array[
+      webhook_publish_tx.message_id, webhook_publish_tx.event_type,
+      webhook_publish_tx.dedup_key
+    ], null))
+  end);
+  -- Neither the type nor the id can hold what JSON would have to escape.
+  v_envelope := '{"event": "' || webhook_publish_tx.event_type || '", "id": "' || v_id
+    || '", "created_at": "' || webhookpub.rfc3339(v_at)
+    || '", "data": ' || webhook_publish_tx.data::text || '}';
+  v_bytes := octet_length(v_envelope) + octet_length(concat(
     webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    webhook_publish_tx.labels, webhook_publish_tx.message_id,
-    webhook_publish_tx.dedup_key, v_at, webhook_publish_tx.event_id
-  );
-  if v_event.event_id is null then
+    webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, ',')
+  ));
+  if (
+    v_allowed
+    and length(webhook_publish_tx.user_id) between 1 and 200
+    and jsonb_typeof(webhook_publish_tx.data) = 'object'
+    and v_bytes <= v_max_bytes
+    and (
+      webhook_publish_tx.event_id is null
+      or (v_id ~ '^[!#-\[\]-~]+$' and length(v_id) <= 200)
+    )
+  ) is not true then
+    perform webhookpub.refuse_event(
+      webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
+      webhook_publish_tx.event_id, v_bytes
+    );
     return null;
   end if;
-  if coalesce(
-      webhook_publish_tx.event_id, webhook_publish_tx.message_id,
-      webhook_publish_tx.dedup_key
-    ) is not null
-    and webhookpub.is_known_event(v_event.event_id, webhook_publish_tx.user_id)
-  then
-    return v_event.event_id;
+  if v_key is not null and webhookpub.is_known_event(v_id, webhook_publish_tx.user_id) then
+    return v_id;
   end if;
 
   insert into webhookpub.events
     (id, user_id, type, agent_id, conversation_id, labels, message_id, envelope, created_at,
      expires_at)
   values (
-    v_event.event_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
+    v_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
     webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id,
-    v_event.envelope, v_at, v_event.expires_at
+    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id, v_envelope,
+    v_at, v_expires_at
   )
   on conflict (id) do nothing
   returning webhookpub.fan_out_is_asleep() into v_asleep;
-  if not found then
-    -- Somebody was faster, with the very same id.
-    perform webhookpub.is_known_event(v_event.event_id, webhook_publish_tx.user_id);
-    return v_event.event_id;
-  end if;
-
   if v_asleep then
     notify webhook_events_new;
+  elsif v_asleep is null then
+    -- Somebody was faster, with the very same id.
+    perform webhookpub.is_known_event(v_id, webhook_publish_tx.user_id);
   end if;
-  return v_event.event_id;
+  return v_id;
 end;
 $$;
 
@@ -1237,8 +1197,8 @@ comment on function public.webhook_publish_best_effort_tx
   'Like webhook_publish_tx, but never raises: a failure becomes a row of webhookpub.publish_failures, and null is returned.';
 --! EndIncluded 1_publish/webhook_publish_best_effort_tx.sql
 --! Included 1_publish/webhook_publish.sql
--- Publishes on the direct path: matches and inserts the deliveries at once, with no event
--- row and no outbox.
+-- Publishes on the direct path: matches and inserts the deliveries at once, and leaves no
+-- event row.
 --
 -- Called by  applications that want no trace of events which nobody listens to.
 -- Locks      the id, if it is not random: only who publishes the very same id waits.
@@ -1261,53 +1221,36 @@ create or replace function public.webhook_publish (
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_column
 declare
   v_at constant timestamptz := clock_timestamp();
-  v_composed record;
+  v_id text;
   v_event webhookpub.events;
 begin
-  v_composed := webhookpub.compose_event(
-    webhook_publish.event_type, webhook_publish.user_id, webhook_publish.data,
-    webhook_publish.agent_id, webhook_publish.conversation_id, webhook_publish.labels,
-    webhook_publish.message_id, webhook_publish.dedup_key, v_at, webhook_publish.event_id
-  );
-  if v_composed.event_id is null then
-    return null;
-  end if;
-  if coalesce(
-      webhook_publish.event_id, webhook_publish.message_id, webhook_publish.dedup_key
-    ) is not null
-  then
+  if coalesce(event_id, message_id, dedup_key) is not null then
     -- With no event row, nothing else keeps two of one id apart.
-    perform pg_advisory_xact_lock(2003006836, hashtext(v_composed.event_id));
-    if webhookpub.is_known_event(v_composed.event_id, webhook_publish.user_id) then
-      return v_composed.event_id;
-    end if;
+    perform pg_advisory_xact_lock(2003006836, hashtext(
+      coalesce(event_id, concat_ws('|', message_id, event_type, dedup_key))
+    ));
   end if;
-
-  v_event.id := v_composed.event_id;
-  v_event.user_id := webhook_publish.user_id;
-  v_event.type := webhook_publish.event_type;
-  v_event.agent_id := webhook_publish.agent_id;
-  v_event.conversation_id := webhook_publish.conversation_id;
-  v_event.labels := coalesce(webhook_publish.labels, '{}');
-  v_event.message_id := webhook_publish.message_id;
-  v_event.envelope := v_composed.envelope;
-  v_event.created_at := v_at;
-
-  perform from webhookpub.fan_out_events(array[v_event]);
+  v_id := public.webhook_publish_tx(
+    event_type, user_id, data, agent_id, conversation_id, labels, message_id, dedup_key,
+    event_id
+  );
+  -- Only what is new: an id that was there already has been published.
+  delete from webhookpub.events as e
+  where e.id = v_id and e.status = 'pending' and e.created_at >= v_at
+  returning e.* into v_event;
   if found then
-    insert into webhookpub.envelopes (event_id, created_at, user_id, body)
-    values (v_event.id, v_at, v_event.user_id, v_event.envelope);
-    if webhookpub.fan_out_is_asleep() then
-      notify webhook_events_new;
+    perform from webhookpub.fan_out_events(array[v_event]);
+    if found then
+      insert into webhookpub.envelopes (event_id, created_at, user_id, body)
+      values (v_id, v_event.created_at, v_event.user_id, v_event.envelope);
     end if;
   end if;
-  return v_event.id;
+  return v_id;
 exception when others then
   raise warning 'webhook event % of user % is dropped: % (%)',
-    webhook_publish.event_type, webhook_publish.user_id, sqlerrm, sqlstate;
+    event_type, user_id, sqlerrm, sqlstate;
   return null;
 end;
 $$;

@@ -1,6 +1,6 @@
 -- Derives an event id from what identifies the event: the same parts, the same id.
 --
--- Called by  webhookpub.compose_event, and applications that want to know an id ahead.
+-- Called by  public.webhook_publish_tx, and applications that want to know an id ahead.
 -- Raises     WH001 when there are no parts or one is null.
 
 create or replace function webhookpub.event_id (

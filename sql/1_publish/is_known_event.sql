@@ -1,7 +1,7 @@
 -- Says whether an event id has been published before, on whichever path, and refuses it
 -- if that was for another user: that would be a silent loss.
 --
--- Called by  public.webhook_publish_tx, public.webhook_publish, for ids that are not random.
+-- Called by  public.webhook_publish_tx, for ids that are not random.
 -- Raises     WH004.
 
 create or replace function webhookpub.is_known_event (

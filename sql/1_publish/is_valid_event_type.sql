@@ -1,6 +1,6 @@
 -- Says whether an event type is in the catalog.
 --
--- Called by  applications; webhookpub.compose_event asks the table itself.
+-- Called by  applications; public.webhook_publish_tx asks the table itself.
 
 create or replace function webhookpub.is_valid_event_type (
   name text

@@ -1,6 +1,6 @@
 -- Makes the id of an event that nothing identifies.
 --
--- Called by  webhookpub.compose_event.
+-- Called by  public.webhook_publish_tx.
 
 create or replace function webhookpub.random_event_id ()
   returns text

@@ -1,6 +1,6 @@
 -- Says what is wrong with an event.
 --
--- Called by  webhookpub.compose_event, when something is.
+-- Called by  public.webhook_publish_tx, when something is.
 -- Returns    only when publishing is switched off: then nothing is wrong, and nothing is
 --            written.
 -- Raises     WH001, WH002, WH003, WH005.

@@ -1,6 +1,6 @@
 -- Writes a time as envelopes carry it.
 --
--- Called by  webhookpub.compose_event.
+-- Called by  public.webhook_publish_tx, webhookpub.disable_webhooks.
 
 create or replace function webhookpub.rfc3339 (
   p_at timestamptz

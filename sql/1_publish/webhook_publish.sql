@@ -1,5 +1,5 @@
--- Publishes on the direct path: matches and inserts the deliveries at once, with no event
--- row and no outbox.
+-- Publishes on the direct path: matches and inserts the deliveries at once, and leaves no
+-- event row.
 --
 -- Called by  applications that want no trace of events which nobody listens to.
 -- Locks      the id, if it is not random: only who publishes the very same id waits.
@@ -22,53 +22,36 @@ create or replace function public.webhook_publish (
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_column
 declare
   v_at constant timestamptz := clock_timestamp();
-  v_composed record;
+  v_id text;
   v_event webhookpub.events;
 begin
-  v_composed := webhookpub.compose_event(
-    webhook_publish.event_type, webhook_publish.user_id, webhook_publish.data,
-    webhook_publish.agent_id, webhook_publish.conversation_id, webhook_publish.labels,
-    webhook_publish.message_id, webhook_publish.dedup_key, v_at, webhook_publish.event_id
-  );
-  if v_composed.event_id is null then
-    return null;
-  end if;
-  if coalesce(
-      webhook_publish.event_id, webhook_publish.message_id, webhook_publish.dedup_key
-    ) is not null
-  then
+  if coalesce(event_id, message_id, dedup_key) is not null then
     -- With no event row, nothing else keeps two of one id apart.
-    perform pg_advisory_xact_lock(2003006836, hashtext(v_composed.event_id));
-    if webhookpub.is_known_event(v_composed.event_id, webhook_publish.user_id) then
-      return v_composed.event_id;
-    end if;
+    perform pg_advisory_xact_lock(2003006836, hashtext(
+      coalesce(event_id, concat_ws('|', message_id, event_type, dedup_key))
+    ));
   end if;
-
-  v_event.id := v_composed.event_id;
-  v_event.user_id := webhook_publish.user_id;
-  v_event.type := webhook_publish.event_type;
-  v_event.agent_id := webhook_publish.agent_id;
-  v_event.conversation_id := webhook_publish.conversation_id;
-  v_event.labels := coalesce(webhook_publish.labels, '{}');
-  v_event.message_id := webhook_publish.message_id;
-  v_event.envelope := v_composed.envelope;
-  v_event.created_at := v_at;
-
-  perform from webhookpub.fan_out_events(array[v_event]);
+  v_id := public.webhook_publish_tx(
+    event_type, user_id, data, agent_id, conversation_id, labels, message_id, dedup_key,
+    event_id
+  );
+  -- Only what is new: an id that was there already has been published.
+  delete from webhookpub.events as e
+  where e.id = v_id and e.status = 'pending' and e.created_at >= v_at
+  returning e.* into v_event;
   if found then
-    insert into webhookpub.envelopes (event_id, created_at, user_id, body)
-    values (v_event.id, v_at, v_event.user_id, v_event.envelope);
-    if webhookpub.fan_out_is_asleep() then
-      notify webhook_events_new;
+    perform from webhookpub.fan_out_events(array[v_event]);
+    if found then
+      insert into webhookpub.envelopes (event_id, created_at, user_id, body)
+      values (v_id, v_event.created_at, v_event.user_id, v_event.envelope);
     end if;
   end if;
-  return v_event.id;
+  return v_id;
 exception when others then
   raise warning 'webhook event % of user % is dropped: % (%)',
-    webhook_publish.event_type, webhook_publish.user_id, sqlerrm, sqlstate;
+    event_type, user_id, sqlerrm, sqlstate;
   return null;
 end;
 $$;

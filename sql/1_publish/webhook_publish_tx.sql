@@ -5,6 +5,10 @@
 --            very same id at this moment. Inserts one row, and nothing else.
 -- Returns    the event id, also when it was there already; null when publishing is off.
 -- Raises     WH001, WH002, WH003, WH004, WH005.
+--
+-- It runs in other people's transactions all the time, and PL/pgSQL prepares every
+-- expression anew in each of them. So there are few: all that usually holds is one, and
+-- only if it does not hold is it worked out what is wrong.
 
 create or replace function public.webhook_publish_tx (
   event_type text,
@@ -26,48 +30,79 @@ as $$
 #variable_conflict use_column
 declare
   v_at constant timestamptz := clock_timestamp();
-  v_event record;
+  v_id text := webhook_publish_tx.event_id;
+  v_key constant text := coalesce(
+    v_id, webhook_publish_tx.message_id, webhook_publish_tx.dedup_key
+  );
+  v_envelope text;
+  v_expires_at timestamptz;
+  v_bytes bigint;
+  v_max_bytes integer;
+  v_allowed boolean;
   v_asleep boolean;
 begin
-  v_event := webhookpub.compose_event(
-    webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
+  select
+    s.max_payload_bytes,
+    v_at + s.event_retention,
+    s.publish_enabled and exists (
+      select from webhookpub.event_types as t where t.name = webhook_publish_tx.event_type
+    )
+  into v_max_bytes, v_expires_at, v_allowed
+  from webhookpub.settings as s;
+
+  v_id := coalesce(v_id, case
+    when v_key is null then webhookpub.random_event_id()
+    else webhookpub.event_id(variadic array_remove(array[
+      webhook_publish_tx.message_id, webhook_publish_tx.event_type,
+      webhook_publish_tx.dedup_key
+    ], null))
+  end);
+  -- Neither the type nor the id can hold what JSON would have to escape.
+  v_envelope := '{"event": "' || webhook_publish_tx.event_type || '", "id": "' || v_id
+    || '", "created_at": "' || webhookpub.rfc3339(v_at)
+    || '", "data": ' || webhook_publish_tx.data::text || '}';
+  v_bytes := octet_length(v_envelope) + octet_length(concat(
     webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    webhook_publish_tx.labels, webhook_publish_tx.message_id,
-    webhook_publish_tx.dedup_key, v_at, webhook_publish_tx.event_id
-  );
-  if v_event.event_id is null then
+    webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, ',')
+  ));
+  if (
+    v_allowed
+    and length(webhook_publish_tx.user_id) between 1 and 200
+    and jsonb_typeof(webhook_publish_tx.data) = 'object'
+    and v_bytes <= v_max_bytes
+    and (
+      webhook_publish_tx.event_id is null
+      or (v_id ~ '^[!#-\[\]-~]+$' and length(v_id) <= 200)
+    )
+  ) is not true then
+    perform webhookpub.refuse_event(
+      webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
+      webhook_publish_tx.event_id, v_bytes
+    );
     return null;
   end if;
-  if coalesce(
-      webhook_publish_tx.event_id, webhook_publish_tx.message_id,
-      webhook_publish_tx.dedup_key
-    ) is not null
-    and webhookpub.is_known_event(v_event.event_id, webhook_publish_tx.user_id)
-  then
-    return v_event.event_id;
+  if v_key is not null and webhookpub.is_known_event(v_id, webhook_publish_tx.user_id) then
+    return v_id;
   end if;
 
   insert into webhookpub.events
     (id, user_id, type, agent_id, conversation_id, labels, message_id, envelope, created_at,
      expires_at)
   values (
-    v_event.event_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
+    v_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
     webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id,
-    v_event.envelope, v_at, v_event.expires_at
+    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id, v_envelope,
+    v_at, v_expires_at
   )
   on conflict (id) do nothing
   returning webhookpub.fan_out_is_asleep() into v_asleep;
-  if not found then
-    -- Somebody was faster, with the very same id.
-    perform webhookpub.is_known_event(v_event.event_id, webhook_publish_tx.user_id);
-    return v_event.event_id;
-  end if;
-
   if v_asleep then
     notify webhook_events_new;
+  elsif v_asleep is null then
+    -- Somebody was faster, with the very same id.
+    perform webhookpub.is_known_event(v_id, webhook_publish_tx.user_id);
   end if;
-  return v_event.event_id;
+  return v_id;
 end;
 $$;
 
