@@ -38,7 +38,7 @@ as $$
       processed_at = clock_timestamp()
     from unnest(p_events) as p
     left join matched as m on m.event_id = p.id
-    where e.id = p.id and e.status = 'pending'
+    where e.id = p.id
   )
   select
     coalesce(sum(m.delivery_count), 0)::bigint,
