@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { type Bench, resultOf } from "./support/bench.ts";
 import { startSystem } from "./support/system.ts";
+import type { Sql } from "../src/client.ts";
 
 const DATA = JSON.stringify({
   from: "somebody@example.com",
@@ -15,12 +16,14 @@ const DATA = JSON.stringify({
 });
 const ENVELOPE = `{"event": "email.received", "id": "evt_${"0".repeat(32)}", "created_at": "2026-01-01T00:00:00.000000Z", "data": ${DATA}}`;
 
-const BARE = `insert into bare (id, body) values ('evt_' || md5(random()::text || clock_timestamp()), '${ENVELOPE}');`;
+/** What a row of events has beside its id and envelope, in bytes of a row of `bare`. */
+const REST = "x".repeat(78);
+const BARE = `insert into bare (id, body) values (webhookpub.random_event_id(), '${ENVELOPE}${REST}');`;
 const PUBLISH = `select webhook_publish_tx('email.received', 'user_1', '${DATA}');`;
 
 /**
- * TPS of webhook_publish_tx while a fan-out is awake, against a bare insert of one row
- * with the same bytes and a text primary key.
+ * TPS of webhook_publish_tx while a fan-out is awake, against a bare insert of one row of
+ * the same size with an id of the same kind as its primary key.
  */
 export const publish: Bench = async ({ rounds, small, say }) => {
   const pgbench = findPgbench();
@@ -59,6 +62,7 @@ export const publish: Bench = async ({ rounds, small, say }) => {
     };
 
     const results = [];
+    await sizesAgree(sql, scripts);
     for (const clients of [1, 8, 32]) {
       const measured: [number, number][] = [];
       for (let round = 0; round < rounds; round += 1) {
@@ -81,6 +85,19 @@ export const publish: Bench = async ({ rounds, small, say }) => {
     await rm(directory, { recursive: true });
   }
 };
+
+/** Both rows must be as large, or the baseline is none. */
+async function sizesAgree(sql: Sql, scripts: { bare: string; publish: string }): Promise<void> {
+  await sql.unsafe(scripts.bare);
+  await sql.unsafe(scripts.publish);
+  const [size] = await sql<[{ bare: number; event: number }]>`
+    select
+      (select pg_column_size(b) from bare as b limit 1) as bare,
+      (select pg_column_size(e) from webhookpub.events as e limit 1) as event`;
+  if (Math.abs(size.bare - size.event) > 16) {
+    throw new Error(`a row of bare has ${size.bare} bytes, one of events ${size.event}`);
+  }
+}
 
 /** pgbench of the system: the embedded PostgreSQL comes without. */
 function findPgbench(): string {
