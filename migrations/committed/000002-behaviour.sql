@@ -1,5 +1,5 @@
 --! Previous: sha1:e7b1b8f400dffe9437de142893f075b88893a125
---! Hash: sha1:2bea96d5c731f50c5bf698959147fa200ba962d2
+--! Hash: sha1:25aca7d557571fb6771bc828ef6f125988047f34
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1094,10 +1094,13 @@ begin
   v_envelope := '{"event": "' || webhook_publish_tx.event_type || '", "id": "' || v_id
     || '", "created_at": "' || webhookpub.rfc3339(v_at)
     || '", "data": ' || webhook_publish_tx.data::text || '}';
-  v_bytes := octet_length(v_envelope) + octet_length(concat(
-    webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, ',')
-  ));
+  v_bytes := octet_length(v_envelope)
+    + coalesce(octet_length(webhook_publish_tx.agent_id), 0)
+    + coalesce(octet_length(webhook_publish_tx.conversation_id), 0)
+    + coalesce(octet_length(webhook_publish_tx.message_id), 0)
+    + case when cardinality(webhook_publish_tx.labels) > 0
+      then pg_column_size(webhook_publish_tx.labels) else 0
+    end;
   if (
     v_allowed
     and length(webhook_publish_tx.user_id) between 1 and 200

@@ -61,10 +61,13 @@ begin
   v_envelope := '{"event": "' || webhook_publish_tx.event_type || '", "id": "' || v_id
     || '", "created_at": "' || webhookpub.rfc3339(v_at)
     || '", "data": ' || webhook_publish_tx.data::text || '}';
-  v_bytes := octet_length(v_envelope) + octet_length(concat(
-    webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, ',')
-  ));
+  v_bytes := octet_length(v_envelope)
+    + coalesce(octet_length(webhook_publish_tx.agent_id), 0)
+    + coalesce(octet_length(webhook_publish_tx.conversation_id), 0)
+    + coalesce(octet_length(webhook_publish_tx.message_id), 0)
+    + case when cardinality(webhook_publish_tx.labels) > 0
+      then pg_column_size(webhook_publish_tx.labels) else 0
+    end;
   if (
     v_allowed
     and length(webhook_publish_tx.user_id) between 1 and 200
