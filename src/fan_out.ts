@@ -10,29 +10,26 @@ const WAKE_MS = 50;
 
 /**
  * Drains the pending events, lingers, and sleeps. While it is awake, publishers need not
- * NOTIFY: it holds a lock that says so, on a connection of its own.
+ * NOTIFY: it holds a lock that says so, for as long as its connection lives.
+ *
+ * @param sql a pool of one connection that nobody else uses
  */
-export async function fanOutUntilIdle(pool: Sql, signal: AbortSignal): Promise<void> {
-  const sql = await pool.reserve();
+export async function fanOutUntilIdle(sql: Sql, signal: AbortSignal): Promise<void> {
+  if (!(await enterFanOut(sql))) return;
   try {
-    if (!(await enterFanOut(sql))) return;
-    try {
-      let lastEvent = performance.now();
-      let lastWake = lastEvent;
-      while (!signal.aborted && performance.now() - lastEvent < LINGER_MS) {
-        if ((await fanOut(sql)) > 0) lastEvent = performance.now();
-        else await sleep(POLL_MS);
-        if (performance.now() - lastWake >= WAKE_MS) {
-          await wake(sql, "10 seconds");
-          lastWake = performance.now();
-        }
+    let lastEvent = performance.now();
+    let lastWake = lastEvent;
+    while (!signal.aborted && performance.now() - lastEvent < LINGER_MS) {
+      if ((await fanOut(sql)) > 0) lastEvent = performance.now();
+      else await sleep(POLL_MS);
+      if (performance.now() - lastWake >= WAKE_MS) {
+        await wake(sql, "10 seconds");
+        lastWake = performance.now();
       }
-    } finally {
-      await leaveFanOut(sql);
     }
-    // Whoever published between the last look and leaving saw it awake.
-    await fanOut(sql);
   } finally {
-    sql.release();
+    await leaveFanOut(sql);
   }
+  // Whoever published between the last look and leaving saw it awake.
+  await fanOut(sql);
 }

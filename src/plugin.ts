@@ -34,8 +34,11 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
     middleware: {
       async poolGracefulShutdown(next, { workerPool }) {
         const worker = await started.get(workerPool);
-        await Promise.all([worker?.drain(), next()]);
-        await worker?.end();
+        try {
+          await Promise.all([worker?.drain(), next()]);
+        } finally {
+          await worker?.end();
+        }
       },
     },
   },

@@ -39,8 +39,7 @@ export function startWorker(url: string | undefined, log: Log): Promise<Worker> 
 
 async function start(url: string | undefined, log: Log): Promise<Worker> {
   const settings = processSettings();
-  // Beside leasing and recording: up to two awake fan-outs.
-  const sql = connect(url, { max: settings.WEBHOOKPUB_CONNECTIONS + 2 });
+  const sql = connect(url, { max: settings.WEBHOOKPUB_CONNECTIONS });
   try {
     await checkVersion(sql);
     const deliverer = makeDeliverer(sql, {
@@ -48,7 +47,14 @@ async function start(url: string | undefined, log: Log): Promise<Worker> {
       closed: await closedNetworks(sql),
       log,
     });
-    return makeWorker(sql, { deliverer, log, wakeUp: makeWakeUp(url, log) });
+    return makeWorker(sql, {
+      deliverer,
+      log,
+      wakeUp: makeWakeUp(url, log),
+      // Its session says that a fan-out is awake. Not one reserved from the pool: a query on
+      // such a one whose connection was terminated may never end.
+      awake: connect(url, { max: 1 }),
+    });
   } catch (error) {
     await sql.end({ timeout: 1 });
     throw error;
@@ -70,13 +76,24 @@ async function checkVersion(sql: Sql): Promise<void> {
 interface Parts {
   readonly deliverer: Deliverer;
   readonly wakeUp: WakeUp;
+  readonly awake: Sql;
   readonly log: Log;
 }
 
-function makeWorker(sql: Sql, { deliverer, wakeUp, log }: Parts): Worker {
+function makeWorker(sql: Sql, { deliverer, wakeUp, awake, log }: Parts): Worker {
   const stopping = new AbortController();
+  let fanningOut: Promise<void> | undefined;
   return {
-    fanOut: () => fanOutUntilIdle(sql, stopping.signal),
+    async fanOut() {
+      // One a process: a second would share its session.
+      if (fanningOut) return;
+      fanningOut = fanOutUntilIdle(awake, stopping.signal);
+      try {
+        await fanningOut;
+      } finally {
+        fanningOut = undefined;
+      }
+    },
     deliver: (webhookId) => deliverer.deliver(webhookId),
     async maintain() {
       for (const { task, affected } of await maintain(sql)) log.info(`${task}: ${affected}`);
@@ -85,6 +102,8 @@ function makeWorker(sql: Sql, { deliverer, wakeUp, log }: Parts): Worker {
       stopping.abort();
       await Promise.all([wakeUp.stop(), deliverer.drain()]);
     },
-    end: () => sql.end({ timeout: 5 }),
+    async end() {
+      await Promise.all([sql.end({ timeout: 5 }), awake.end({ timeout: 5 })]);
+    },
   };
 }
