@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { answerTo } from "./answer.ts";
+import { answered } from "./answered.ts";
 import { type Lease, leaseDeliveries, type Sql } from "./client.ts";
 import { coalesce } from "./coalesce.ts";
 import { messageOf } from "./errors.ts";
@@ -49,10 +50,12 @@ export function makeDeliverer(
       while (inFlight >= maxInFlight) await freed.promise;
       if (draining) return webhookIds.map(() => []);
       const share = Math.max(1, Math.floor((maxInFlight - inFlight) / webhookIds.length));
-      const leases = await leaseDeliveries(
-        sql,
-        webhookIds,
-        webhookIds.map(() => share),
+      const leases = await answered(
+        leaseDeliveries(
+          sql,
+          webhookIds,
+          webhookIds.map(() => share),
+        ),
       );
       inFlight += leases.length;
       const byWebhook = Map.groupBy(leases, (leased) => leased.webhook_id);

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { answered } from "./answered.ts";
 import { enterFanOut, fanOut, leaveFanOut, type Sql, wake } from "./client.ts";
 
 /** How long it stays awake after its last event: long enough that a steady trickle of
@@ -15,21 +16,21 @@ const WAKE_MS = 50;
  * @param sql a pool of one connection that nobody else uses
  */
 export async function fanOutUntilIdle(sql: Sql, signal: AbortSignal): Promise<void> {
-  if (!(await enterFanOut(sql))) return;
+  if (!(await answered(enterFanOut(sql)))) return;
   try {
     let lastEvent = performance.now();
     let lastWake = lastEvent;
     while (!signal.aborted && performance.now() - lastEvent < LINGER_MS) {
-      if ((await fanOut(sql)) > 0) lastEvent = performance.now();
+      if ((await answered(fanOut(sql))) > 0) lastEvent = performance.now();
       else await sleep(POLL_MS);
       if (performance.now() - lastWake >= WAKE_MS) {
-        await wake(sql, "10 seconds");
+        await answered(wake(sql, "10 seconds"));
         lastWake = performance.now();
       }
     }
   } finally {
-    await leaveFanOut(sql);
+    await answered(leaveFanOut(sql));
   }
   // Whoever published between the last look and leaving saw it awake.
-  await fanOut(sql);
+  await answered(fanOut(sql));
 }

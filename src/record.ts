@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Answer } from "./answer.ts";
+import { answered } from "./answered.ts";
 import { recordAttempts, type Sql } from "./client.ts";
 import { coalesce } from "./coalesce.ts";
 import { codeOf, messageOf } from "./errors.ts";
@@ -19,7 +20,7 @@ export function makeRecorder(sql: Sql, log: Log): (answer: Answer) => Promise<vo
     const begun = performance.now();
     for (let pause = 50; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
       try {
-        await recordAttempts(sql, answers);
+        await answered(recordAttempts(sql, answers));
         return;
       } catch (error) {
         if (answers.length > 1 && isAboutData(error)) {

@@ -1,8 +1,10 @@
+import { answered } from "./answered.ts";
 import { connect, listen, wake } from "./client.ts";
 import { messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
 
 const TICK_MS = 1000;
+const LIMIT_MS = 10_000;
 
 /** Wakes the tasks of a process. */
 export interface WakeUp {
@@ -20,13 +22,15 @@ export function makeWakeUp(url: string | undefined, log: Log): WakeUp {
   let again = false;
   let lastTick: number | undefined;
 
-  const sql = connect(url, {
-    max: 1,
-    onnotify: () => wakeNow(),
-    onclose: () => {
-      listening = false;
-    },
-  });
+  const open = () =>
+    connect(url, {
+      max: 1,
+      onnotify: () => wakeNow(),
+      onclose: () => {
+        listening = false;
+      },
+    });
+  let sql = open();
 
   const tick = async () => {
     const begun = performance.now();
@@ -35,13 +39,15 @@ export function makeWakeUp(url: string | undefined, log: Log): WakeUp {
     try {
       if (!listening) {
         listening = true;
-        await listen(sql);
+        await answered(listen(sql), LIMIT_MS);
       }
-      await wake(sql, window === null ? null : `${window} seconds`);
+      await answered(wake(sql, window === null ? null : `${window} seconds`), LIMIT_MS);
       lastTick = begun;
     } catch (error) {
-      listening = false;
       log.warn(`tick: ${messageOf(error)}`);
+      void sql.end({ timeout: 0 }).catch(() => {});
+      sql = open();
+      listening = false;
     }
   };
 

@@ -53,7 +53,7 @@ async function start(url: string | undefined, log: Log): Promise<Worker> {
       wakeUp: makeWakeUp(url, log),
       // Its session says that a fan-out is awake. Not one reserved from the pool: a query on
       // such a one whose connection was terminated may never end.
-      awake: connect(url, { max: 1 }),
+      openAwake: () => connect(url, { max: 1 }),
     });
   } catch (error) {
     await sql.end({ timeout: 1 });
@@ -76,13 +76,14 @@ async function checkVersion(sql: Sql): Promise<void> {
 interface Parts {
   readonly deliverer: Deliverer;
   readonly wakeUp: WakeUp;
-  readonly awake: Sql;
+  readonly openAwake: () => Sql;
   readonly log: Log;
 }
 
-function makeWorker(sql: Sql, { deliverer, wakeUp, awake, log }: Parts): Worker {
+function makeWorker(sql: Sql, { deliverer, wakeUp, openAwake, log }: Parts): Worker {
   const stopping = new AbortController();
   let fanningOut: Promise<void> | undefined;
+  let awake = openAwake();
   return {
     async fanOut() {
       // One a process: a second would share its session.
@@ -90,6 +91,10 @@ function makeWorker(sql: Sql, { deliverer, wakeUp, awake, log }: Parts): Worker 
       fanningOut = fanOutUntilIdle(awake, stopping.signal);
       try {
         await fanningOut;
+      } catch (error) {
+        void awake.end({ timeout: 0 }).catch(() => {});
+        awake = openAwake();
+        throw error;
       } finally {
         fanningOut = undefined;
       }
