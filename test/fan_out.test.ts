@@ -146,6 +146,28 @@ void t.test("an event that is fanned out again gets only what is missing", async
   );
 });
 
+void t.test("ids of deliveries are in the order of their creation", async (t) => {
+  const { sql } = await testDatabase(t);
+  await createWebhook(sql);
+  const ids = [];
+  for (let tick = 0; tick < 3; tick += 1) {
+    const [id] = await publish(sql);
+    ids.push(id);
+    await fanOut(sql);
+    // Ids are as fine as milliseconds.
+    await sql`select pg_sleep(0.002)`;
+  }
+  const deliveries = await sql<{ event_id: string; exact: boolean }[]>`
+    select d.event_id, abs(
+      ('x' || substr(d.id, 5, 12))::bit(48)::bigint - extract(epoch from d.created_at) * 1000
+    ) <= 1 as exact
+    from webhookpub.deliveries as d order by d.id`;
+  t.strictSame(
+    [...deliveries],
+    ids.map((event_id) => ({ event_id, exact: true })),
+  );
+});
+
 void t.test("a tick takes the oldest events, no more than its limit", async (t) => {
   const { sql } = await testDatabase(t);
   await createWebhook(sql);

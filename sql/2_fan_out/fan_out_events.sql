@@ -49,7 +49,7 @@ as $$
       (id, webhook_id, event_id, event_type, event_created_at, message_id, max_attempts,
        next_attempt_at, created_at, expires_at)
     select
-      'whd_' || webhookpub.random_hex(), m.webhook_id, m.event_id, m.event_type,
+      webhookpub.delivery_id(c.at), m.webhook_id, m.event_id, m.event_type,
       m.event_created_at, m.message_id, m.max_attempts,
       c.at, c.at, c.at + s.delivery_retention
     from matched as m
