@@ -1,11 +1,13 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Logger, migrate as migrateApplication } from "graphile-migrate";
+import { runMigrations } from "graphile-worker";
 import { Webhook } from "standardwebhooks";
 import t from "tap";
 import type { Sql } from "../src/client.ts";
+import { root } from "../src/config.ts";
 import { version } from "../src/version.ts";
 import { emptyDatabase, testDatabase } from "./support/database.ts";
 import type { AnySql } from "./support/named.ts";
@@ -224,6 +226,80 @@ void t.test("applying sql/ again over the committed migrations changes nothing",
       throw new Error("undo");
     })
     .catch((error: Error) => t.equal(error.message, "undo"));
+});
+
+void t.test("an upgrade keeps what is there, and what was under way goes on", async (t) => {
+  const { sql, url } = await emptyDatabase(t);
+  // The database as the first two migrations made it: all that some databases have run.
+  const migrationsFolder = await mkdtemp(join(tmpdir(), "first-"));
+  t.teardown(() => rm(migrationsFolder, { recursive: true }));
+  await mkdir(join(migrationsFolder, "committed"));
+  for (const file of ["000001-state.sql", "000002-behaviour.sql"]) {
+    await copyFile(
+      join(root, "migrations/committed", file),
+      join(migrationsFolder, "committed", file),
+    );
+  }
+  await runMigrations({ connectionString: url });
+  const logger = new Logger(() => () => {});
+  await migrateApplication({ connectionString: url, migrationsFolder, logger });
+
+  const { id, secret } = await createWebhookWith(sql, { p_filters: { labels: ["vip"] } });
+  const gone = await createWebhookWith(sql);
+  await sql`select webhookpub.rotate_secret(${id})`;
+  const publishVip = () => publishBy("webhook_publish_tx", sql, { labels: ["vip"] });
+  const leased = await publishVip();
+  await sql`select webhookpub.fan_out()`;
+  const leases = await sql<{ delivery_id: string; attempt: number; started_at: string }[]>`
+    select * from webhookpub.lease_deliveries(${[id]})`;
+  await sql`select webhookpub.delete_webhook(${gone.id})`;
+  const fannedOut = await publishVip();
+  await sql`select webhookpub.fan_out()`;
+  const pending = await publishVip();
+  await publishBy("webhook_publish_best_effort_tx", sql, { event_type: "no.such_type" });
+  await sql`update webhookpub.settings set max_payload_bytes = 1000`;
+
+  const kept = async () => [
+    ...(await sql`select envelope from webhookpub.envelopes_by_event order by event_id`),
+    ...(await sql`select event_id, webhook_id, status, attempts from webhookpub.deliveries order by id`),
+    ...(await sql`select id, user_id, url, events, filters, deleted_at from webhookpub.webhooks order by id`),
+    ...(await sql`select webhook_id, secret, expires_at from webhookpub.secrets order by id`),
+    ...(await sql`select event_type, sqlstate, data from webhookpub.publish_failures`),
+    ...(await sql`select max_payload_bytes from webhookpub.settings`),
+  ];
+  const before = await kept();
+  t.equal(before.length, 3 + 3 + 2 + 2 + 1 + 1, "something of everything");
+  const { code, output } = await migrate(url);
+  t.equal(code, 0, output);
+  t.strictSame(await kept(), before);
+
+  const [lease] = leases;
+  if (!lease) throw new Error("nothing was leased");
+  await sql`
+    select webhookpub.record_attempts(
+      array[${lease.delivery_id}], array[${lease.attempt}::integer],
+      array[${lease.started_at}::timestamptz], array[5], array['responded'], array[200],
+      array[null], array['ok'], array[null])`;
+  await sql`select webhookpub.fan_out()`;
+  const rest = await sql<{ headers: Record<string, string>; body: string }[]>`
+    select * from webhookpub.lease_deliveries(${[id]})`;
+  const sent = rest.map(({ headers, body }) => new Webhook(secret).verify(body, headers));
+  t.strictSame(
+    new Set(sent.map((envelope) => (envelope as { id: string }).id)),
+    new Set([fannedOut, pending]),
+  );
+  const deliveries = await sql`
+    select d.event_id, d.status from webhookpub.deliveries as d
+    where d.webhook_id = ${id} order by d.created_at`;
+  t.strictSame(
+    [...deliveries],
+    [
+      { event_id: leased, status: "delivered" },
+      { event_id: fannedOut, status: "pending" },
+      { event_id: pending, status: "pending" },
+    ],
+  );
+  t.equal((await sql`select from webhookpub.maintain()`).count > 0, true);
 });
 
 void t.test("the schema is of the package's version", async (t) => {
