@@ -26,21 +26,31 @@ export interface Guard {
 }
 
 const DNS_TIMEOUT_MS = 5000;
-const WEB_PORTS = new Set([80, 443]);
 
 /** Makes the guard for a policy. */
 export function makeGuard(policy: Policy): Guard {
-  const allowed = blockList(policy.allowed);
-  const closed = blockList(policy.closed);
-
-  const contains = (list: BlockList, address: string) =>
-    list.check(address, isIPv4(address) ? "ipv4" : "ipv6");
+  const allowed = networks(policy.allowed);
+  const closed = networks(policy.closed);
 
   /** Why an address may not be connected to on a port; null when it may. */
   const objection = (address: string, port: number): string | null => {
-    if (contains(allowed, address)) return null;
-    if (contains(closed, address)) return `address ${address} is not public`;
-    return WEB_PORTS.has(port) ? null : `port ${port} is not allowed`;
+    if (allowed.contain(address)) return null;
+    if (closed.contain(address)) return `address ${address} is not public`;
+    if (port === 443 || (port === 80 && policy.allowHttp)) return null;
+    return `port ${port} is not allowed`;
+  };
+
+  const openAddresses = async (
+    hostname: string,
+    port: number,
+  ): Promise<[Address, ...Address[]]> => {
+    const [first, ...others] = await resolve(hostname);
+    if (first === undefined) throw new Error(`${hostname} has no address`);
+    for (const { address } of [first, ...others]) {
+      const problem = objection(address, port);
+      if (problem !== null) throw new BlockedError(`${hostname}: ${problem}`);
+    }
+    return [first, ...others];
   };
 
   return {
@@ -54,21 +64,10 @@ export function makeGuard(policy: Policy): Guard {
     },
 
     lookup: (port) => (hostname, options, callback) => {
-      resolve(hostname).then(
-        (addresses) => {
-          const problem = addresses
-            .map(({ address }) => objection(address, port))
-            .find((found) => found !== null);
-          const [first] = addresses;
-          if (problem !== undefined && problem !== null) {
-            callback(new BlockedError(`${hostname}: ${problem}`), []);
-          } else if (first === undefined) {
-            callback(new Error(`${hostname} has no address`), []);
-          } else if (options.all) {
-            callback(null, addresses);
-          } else {
-            callback(null, first.address, first.family);
-          }
+      openAddresses(hostname, port).then(
+        ([first, ...others]) => {
+          if (options.all) callback(null, [first, ...others]);
+          else callback(null, first.address, first.family);
         },
         (error: Error) => callback(error, []),
       );
@@ -81,15 +80,28 @@ function portOf(url: URL): number {
   return Number(url.port) || (url.protocol === "http:" ? 80 : 443);
 }
 
-/** Networks such as 10.0.0.0/8 as a list that an address can be held against. */
-function blockList(networks: readonly string[]): BlockList {
-  const list = new BlockList();
-  for (const network of networks) {
+/**
+ * Networks such as 10.0.0.0/8, that an address can be held against. As in PostgreSQL, an
+ * address is only ever in a network of its own family: Node's list alone would find
+ * 8.8.8.8 in ::/3, taking it for ::ffff:8.8.8.8.
+ */
+function networks(list: readonly string[]) {
+  const ofFamily = { ipv4: new BlockList(), ipv6: new BlockList() };
+  for (const network of list) {
     const [address = "", prefix] = network.split("/");
-    const family = isIPv4(address) ? "ipv4" : "ipv6";
-    list.addSubnet(address, Number(prefix ?? (family === "ipv4" ? 32 : 128)), family);
+    const family = familyOf(address);
+    ofFamily[family].addSubnet(address, Number(prefix ?? (family === "ipv4" ? 32 : 128)), family);
   }
-  return list;
+  return {
+    contain(address: string): boolean {
+      const family = familyOf(address);
+      return ofFamily[family].check(address, family);
+    },
+  };
+}
+
+function familyOf(address: string) {
+  return isIPv4(address) ? "ipv4" : "ipv6";
 }
 
 type Address = { address: string; family: 4 | 6 };

@@ -118,6 +118,7 @@ export function makeDeliverer(
   const senderFor = (leased: Lease): Sender => {
     const key = `${leased.allow_http} ${leased.allowed_networks.join()}`;
     if (sender === undefined || key !== senderKey) {
+      void sender?.close();
       sender = makeSender({
         allowHttp: leased.allow_http,
         allowed: leased.allowed_networks,

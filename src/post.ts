@@ -1,4 +1,5 @@
 import { Agent, buildConnector } from "undici";
+import type { Socket } from "node:net";
 import type { Outcome } from "./answer.ts";
 import { BlockedError, makeGuard, type Policy } from "./address_guard.ts";
 import type { Lease } from "./client.ts";
@@ -7,50 +8,90 @@ import { codeOf, messageOf } from "./errors.ts";
 const CONNECT_TIMEOUT_MS = 10_000;
 const READ_BYTES = 64 * 1024;
 const KEPT_BYTES = 4 * 1024;
+/** Informational responses (1xx) that one exchange may bring; serious ones bring one. */
+const MAX_INFORMATIONAL = 10;
 
 /** POSTs deliveries under one policy, over pooled connections. */
 export interface Sender {
   post(lease: Lease): Promise<Outcome>;
+  /** Takes nothing new, and closes each connection when its request has ended. */
   close(): Promise<void>;
 }
 
 /** Makes a sender; its pooled connections go to addresses that this policy allowed. */
 export function makeSender(policy: Policy): Sender {
   const guard = makeGuard(policy);
-  const connectors = new Map<number, buildConnector.connector>();
+  const connectors = new Map<number, Connector>();
+  /** The exchange that is being dispatched: what connects now, connects for it. */
+  let dispatching: AbortSignal | undefined;
+
   const agent = new Agent({
-    // Redirects are not followed: request() never does.
+    // Redirects are not followed: request() never does. HTTP/1.1 alone: it has no frames
+    // that a receiver could flood us with beside its answer.
+    allowH2: false,
     connect: (options, callback) => {
       const port = Number(options.port) || (options.protocol === "http:" ? 80 : 443);
       let connector = connectors.get(port);
       if (!connector) {
-        connector = buildConnector({ lookup: guard.lookup(port), timeout: CONNECT_TIMEOUT_MS });
+        connector = buildConnector({
+          allowH2: false,
+          lookup: guard.lookup(port),
+          timeout: CONNECT_TIMEOUT_MS,
+        }) as Connector;
         connectors.set(port, connector);
       }
-      connector(options, callback);
+      const exchange = dispatching;
+      const giveUp = () => socket.destroy(exchange?.reason as Error);
+      const socket = connector(options, (...result) => {
+        exchange?.removeEventListener("abort", giveUp);
+        callback(...result);
+      });
+      exchange?.addEventListener("abort", giveUp);
     },
     bodyTimeout: 0,
     headersTimeout: 0,
   });
 
+  const dispatch = (options: RequestOptions) => {
+    // If it must connect, it does so at once.
+    dispatching = options.signal;
+    try {
+      return agent.request(options);
+    } finally {
+      dispatching = undefined;
+    }
+  };
+
   return {
-    close: () => agent.destroy(),
+    close: () => agent.close(),
 
     async post(lease) {
+      const exchange = new AbortController();
+      const late = Promise.withResolvers<never>();
       // One deadline over everything: a gap between bytes says nothing about a drip.
-      const deadline = AbortSignal.timeout(lease.timeout_ms);
-      const late: Outcome = { kind: "timed_out", error: `no answer within ${lease.timeout_ms} ms` };
+      const deadline = setTimeout(() => {
+        exchange.abort(new LateError());
+        late.reject(exchange.signal.reason);
+      }, lease.timeout_ms);
+      let informational = 0;
       try {
         const url = new URL(lease.url);
         guard.checkUrl(url);
-        const response = await agent.request({
+        const request = dispatch({
           origin: url.origin,
           path: url.pathname + url.search,
           method: "POST",
           headers: lease.headers,
           body: lease.body,
-          signal: deadline,
+          signal: exchange.signal,
+          onInfo() {
+            informational += 1;
+            if (informational <= MAX_INFORMATIONAL) return;
+            exchange.abort(new Error(`more than ${MAX_INFORMATIONAL} informational responses`));
+          },
         });
+        // A request that waits for a connection hears of no signal.
+        const response = await Promise.race([request, late.promise]);
         const retryAfter = response.headers["retry-after"];
         return {
           kind: "responded",
@@ -59,14 +100,26 @@ export function makeSender(policy: Policy): Sender {
           retryAfter: typeof retryAfter === "string" ? retryAfter : null,
         };
       } catch (error) {
-        if (deadline.aborted) return late;
+        if (exchange.signal.reason instanceof LateError) {
+          return { kind: "timed_out", error: `no answer within ${lease.timeout_ms} ms` };
+        }
         const blocked = blockedIn(error);
         if (blocked) return { kind: "blocked", error: blocked.message };
         return { kind: "refused", error: describe(error) };
+      } finally {
+        clearTimeout(deadline);
       }
     },
   };
 }
+
+/** The deadline of an exchange has passed. */
+class LateError extends Error {}
+
+type RequestOptions = Parameters<Agent["request"]>[0] & { readonly signal: AbortSignal };
+
+/** undici's connectors return the socket, which its types do not say. */
+type Connector = (...args: Parameters<buildConnector.connector>) => Socket;
 
 /**
  * The first 4 KiB of a body as text. The status has decided already: a body that is too
