@@ -13,6 +13,9 @@ const LEDGER_HINT = `Your application uses graphile-migrate, too, and its ledger
 Install webhookpub with your own migrations instead: run \`npx graphile-worker --schema-only\`,
 then add the files of webhookpub's migrations/committed to your migrations, in their order.`;
 
+const NO_ROLES = `WARNING:  the roles webhookpub_* are not installed: this role may not create them
+HINT:  All works without them. docs/security.md says what they are for and who can create them.`;
+
 /**
  * Installs or upgrades graphile-worker's schema and webhookpub in a database. Safe to
  * repeat; a second one at the same time waits for the first.
@@ -42,8 +45,11 @@ export async function migrate(
       logger: new MigrateLogger(quiet),
     });
     await poolIsClosed(sql);
-    const [installed] = await sql<[{ version: string }]>`select webhookpub.version()`;
+    // Again, each time: the roles may be allowed by now, and graphile-worker's tables new.
+    const [installed] = await sql<[{ version: string; roles: boolean }]>`
+      select webhookpub.version(), webhookpub.install_roles() as roles`;
     log(`webhookpub ${installed.version} is installed`);
+    if (!installed.roles) log(NO_ROLES);
   } finally {
     await sql.end({ timeout: 5 });
   }

@@ -38,6 +38,8 @@ begin
       execute format(
         'comment on table webhookpub.%I is %L', v_name, format('%s of %s.', v_table, v_day)
       );
+      -- Without a policy: it is read through its table only, whose policies then count.
+      execute format('alter table webhookpub.%I enable row level security', v_name);
       execute format(
         'alter table webhookpub.%I attach partition webhookpub.%I for values from (%L) to (%L)',
         v_table, v_name, v_day::timestamptz, (v_day + 1)::timestamptz

@@ -1,6 +1,6 @@
 -- Says for every webhook of an event's user whether it matches, and if not, why.
 --
--- Called by  psql.
+-- Called by  psql, as whoever asks: an event that its caller may not see is not there.
 -- Returns    one row a webhook, in the order of their creation. Once fan-out has decided,
 --            matched is its decision; if the webhook has changed since, reason says so.
 -- Raises     WH020.
@@ -15,7 +15,6 @@ create or replace function webhookpub.explain_event (
   )
   language plpgsql
   stable
-  security definer
   set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column

@@ -1,0 +1,56 @@
+-- Says which role may call which function.
+--
+-- Called by  webhookpub.install_roles.
+--
+-- A function that stands here for nobody is called by other functions only.
+
+create or replace function webhookpub.grant_functions ()
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  grant usage on schema webhookpub to
+    webhookpub_publisher, webhookpub_worker, webhookpub_operator, webhookpub_readonly,
+    webhookpub_tenant;
+  revoke all on all functions in schema webhookpub from
+    webhookpub_publisher, webhookpub_worker, webhookpub_operator, webhookpub_readonly,
+    webhookpub_tenant;
+
+  grant execute on function
+    public.webhook_publish_tx, public.webhook_publish_best_effort_tx, public.webhook_publish,
+    -- random_hex is what random_event_id is made of.
+    webhookpub.random_event_id, webhookpub.random_hex
+  to webhookpub_publisher;
+
+  grant execute on function
+    webhookpub.closed_networks,
+    webhookpub.wake, webhookpub.enter_fan_out, webhookpub.leave_fan_out, webhookpub.fan_out,
+    webhookpub.lease_deliveries, webhookpub.record_attempts, webhookpub.maintain
+  to webhookpub_worker;
+
+  -- The secret that create_webhook and rotate_secret make is shown to their caller; no
+  -- function shows one that exists.
+  grant execute on function
+    webhookpub.create_webhook, webhookpub.update_webhook, webhookpub.rotate_secret,
+    webhookpub.enable_webhook, webhookpub.disable_webhook, webhookpub.delete_webhook,
+    webhookpub.fan_out, webhookpub.maintain
+  to webhookpub_operator;
+
+  -- What explain_event calls runs as its caller, so that it shows what its caller may see.
+  grant execute on function
+    webhookpub.explain_event, webhookpub.stored_envelope, webhookpub.type_patterns,
+    webhookpub.unmatched_clause, webhookpub.data_holds, webhookpub.current_user_id
+  to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
+
+  grant execute on function webhookpub.event_id, webhookpub.is_valid_event_type
+  to webhookpub_publisher, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
+
+  grant execute on function webhookpub.version
+  to webhookpub_worker, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
+end;
+$$;
+
+comment on function webhookpub.grant_functions () is
+  'Gives each role webhookpub_* the functions that it may call, and no others.';
