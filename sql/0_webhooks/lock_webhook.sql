@@ -1,6 +1,6 @@
 -- Finds the webhook that somebody wants to change, and locks it.
 --
--- Called by  the steering functions.
+-- Called by  the functions that change one.
 -- Locks      the webhook, until the transaction ends.
 -- Raises     WH020; WH021 when it is deleted.
 
@@ -11,26 +11,10 @@ create or replace function webhookpub.lock_webhook (
   language plpgsql
   volatile
 as $$
-declare
-  v_webhook webhookpub.webhooks;
 begin
-  select w.* into v_webhook
-  from webhookpub.webhooks as w
-  where w.id = p_webhook_id
-  for no key update;
-  if not found then
-    raise exception using
-      errcode = 'WH020',
-      message = format('no such webhook: %s', coalesce(quote_literal(left(p_webhook_id, 100)), 'null')),
-      hint = 'List them with: select id, user_id, url from webhookpub.webhooks;';
-  end if;
-  if v_webhook.deleted_at is not null then
-    raise exception using
-      errcode = 'WH021',
-      message = format('webhook %L was deleted at %s', p_webhook_id, v_webhook.deleted_at),
-      hint = 'Deleting is for good: create a new webhook.';
-  end if;
-  return v_webhook;
+  perform from webhookpub.webhooks as w where w.id = p_webhook_id for no key update;
+  -- Only now, as the last holder of the lock has left it.
+  return webhookpub.find_webhook(p_webhook_id);
 end;
 $$;
 

@@ -2,8 +2,9 @@
 --
 -- Called by  webhookpub.record_attempts, in the transaction that ends them.
 --
--- Never about a delivery of a webhook.* event: that would go on for ever. Best effort:
--- a catalog without the type must not keep an answer from being recorded.
+-- Never about a delivery of a webhook.* event: that would go on for ever. Nor about a test:
+-- whoever made it looks at it. Best effort: a catalog without the type must not keep an
+-- answer from being recorded.
 
 create or replace function webhookpub.publish_delivery_failed (
   p_delivery_ids text[]
@@ -29,8 +30,10 @@ as $$
   ))
   from webhookpub.deliveries as d
   join webhookpub.webhooks as w on w.id = d.webhook_id
-  where d.id = any (p_delivery_ids) and d.event_type not like 'webhook.%';
+  where d.id = any (p_delivery_ids)
+    and d.event_type not like 'webhook.%'
+    and starts_with(d.replay_id, 'test_') is not true;
 $$;
 
 comment on function webhookpub.publish_delivery_failed (text[]) is
-  'Publishes webhook.delivery_failed for each of these deliveries, but never about a webhook.* event.';
+  'Publishes webhook.delivery_failed for each of these deliveries, but never about a webhook.* event or a test.';

@@ -1,6 +1,8 @@
 -- Disables webhooks that have only failed for too long.
 --
 -- Called by  webhookpub.maintain.
+-- Locks      the webhooks, in the order of their ids: a success that is being recorded is
+--            waited for, and counts.
 -- Returns    how many.
 
 create or replace function webhookpub.disable_failing (
@@ -17,6 +19,8 @@ as $$
     where w.enabled
       and w.failing_since <= p_now - s.auto_disable_after
       and w.failures >= s.auto_disable_min_failures
+    order by w.id
+    for no key update of w
   ), 'failing');
 $$;
 
