@@ -27,6 +27,12 @@ const PRELUDE = `
   )
   from webhookpub.lease_deliveries(array(select w.id from webhookpub.webhooks as w)) as l;
 
+  -- A webhook whose receiver does not answer.
+  select * from webhookpub.create_webhook('user_2', 'https://hooks.example.com/silent', '{*}');
+  update webhookpub.webhooks
+  set unanswered = 5, circuit_opened_at = now(), circuit_retry_at = now() + interval '10 seconds'
+  where user_id = 'user_2';
+
   -- An event whose fan-out failed.
   select webhook_publish_tx('email.received', 'user_1', '{}', event_id => 'evt_stuck');
   update webhookpub.events

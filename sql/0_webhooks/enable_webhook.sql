@@ -1,4 +1,5 @@
--- Enables a webhook again: its pending deliveries go on, its failures are forgotten.
+-- Enables a webhook again: its pending deliveries go on, its failures are forgotten. One
+-- that is enabled, but whose circuit is open, is tried at once.
 --
 -- Called by  applications, psql.
 -- Locks      the webhook.
@@ -21,8 +22,11 @@ begin
     disabled_at = null,
     disabled_reason = null,
     failing_since = null,
-    failures = 0
-  where w.id = p_webhook_id and not w.enabled;
+    failures = 0,
+    unanswered = 0,
+    circuit_opened_at = null,
+    circuit_retry_at = null
+  where w.id = p_webhook_id and (not w.enabled or w.circuit_opened_at is not null);
   if found then
     perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
   end if;
@@ -30,4 +34,4 @@ end;
 $$;
 
 comment on function webhookpub.enable_webhook (text) is
-  'Enables a webhook; what waited goes on, and its failure window starts anew. Raises WH020, WH021.';
+  'Enables a webhook and closes its circuit; what waited goes on, and its failure window starts anew. Raises WH020, WH021.';

@@ -1,5 +1,6 @@
 -- Changes a webhook; what is null stays as it is. Counts for events fanned out from now
--- on, and for attempts begun from now on.
+-- on, and for attempts begun from now on. A new URL is tried at once, whatever the
+-- circuit of the old one was.
 --
 -- Called by  applications, psql.
 -- Locks      the webhook.
@@ -24,6 +25,7 @@ create or replace function webhookpub.update_webhook (
 as $$
 declare
   v_webhook webhookpub.webhooks := webhookpub.lock_webhook(p_webhook_id);
+  v_moved constant boolean := coalesce(p_url <> v_webhook.url, false);
 begin
   v_webhook.url := coalesce(p_url, v_webhook.url);
   v_webhook.events := coalesce(p_events, v_webhook.events);
@@ -44,8 +46,14 @@ begin
     headers = webhookpub.lower_names(v_webhook.headers),
     max_in_flight = v_webhook.max_in_flight,
     retry_schedule = v_webhook.retry_schedule,
-    request_timeout = v_webhook.request_timeout
+    request_timeout = v_webhook.request_timeout,
+    unanswered = case when v_moved then 0 else w.unanswered end,
+    circuit_opened_at = case when not v_moved then w.circuit_opened_at end,
+    circuit_retry_at = case when not v_moved then w.circuit_retry_at end
   where w.id = p_webhook_id;
+  if v_moved and v_webhook.circuit_opened_at is not null then
+    perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
+  end if;
 end;
 $$;
 

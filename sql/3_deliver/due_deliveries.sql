@@ -1,4 +1,5 @@
 -- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
+-- One whose circuit is open has none; when the pause is over, one, as a probe.
 --
 -- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
 -- Locks      the deliveries, skipping those that somebody else holds.
@@ -20,7 +21,7 @@ as $$
   select array_agg(f.id)
   from unnest(p_webhook_ids, p_limits) as p (id, room)
   cross join lateral (
-    select w.id, least(p.room, w.max_in_flight - (
+    select w.id, least(p.room, webhookpub.requests_allowed(w, p_now) - (
       select count(*)
       from webhookpub.deliveries as d
       where d.webhook_id = w.id and d.status = 'pending' and d.leased
@@ -61,4 +62,4 @@ as $$
 $$;
 
 comment on function webhookpub.due_deliveries (text[], integer[], timestamptz) is
-  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight; returns their ids.';
+  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns their ids.';

@@ -8,6 +8,9 @@
 -- Every answer is kept as an attempt. An answer counts if it is to the latest attempt of
 -- a pending delivery; a late 2xx counts as long as the delivery is pending. Anything else
 -- changes nothing, so that state never goes back.
+--
+-- A webhook's circuit opens when too many of its attempts in a row got no HTTP answer
+-- (webhookpub.circuit_pause), and closes with the first one, whatever its status.
 
 create or replace function webhookpub.record_attempts (
   p_delivery_ids text[],
@@ -72,7 +75,7 @@ begin
   ),
   decided as materialized (
     select distinct on (t.id)
-      t.id, t.webhook_id, a.succeeded, a.gone, a.status_code, a.error,
+      t.id, t.webhook_id, a.succeeded, a.gone, a.outcome, a.status_code, a.error,
       case
         when a.succeeded then 'delivered'
         when a.gone or t.attempts - t.lost >= t.max_attempts then 'failed'
@@ -103,12 +106,24 @@ begin
     where d.id = c.id
   ),
   health as (
-    select c.webhook_id, bool_or(c.succeeded) as succeeded, count(*) as answers
+    select
+      c.webhook_id,
+      bool_or(c.succeeded) as succeeded,
+      count(*) as attempts,
+      bool_or(c.outcome = 'responded') as answered
     from decided as c
     group by c.webhook_id
   ),
   changed as materialized (
-    select w.id, h.succeeded, h.answers
+    select
+      w.id, h.succeeded, h.attempts, h.answered,
+      -- While a circuit is open, only a probe counts, and what is as late as one.
+      case
+        when h.answered then 0
+        when w.circuit_opened_at is null then w.unanswered + h.attempts
+        when w.circuit_retry_at <= v_now then w.unanswered + 1
+        else w.unanswered
+      end::integer as unanswered
     from health as h
     join webhookpub.webhooks as w on w.id = h.webhook_id
     cross join webhookpub.settings as s
@@ -119,6 +134,10 @@ begin
         or w.last_delivered_at < v_now - interval '10 seconds'
       else w.failing_since is null or w.failures < s.auto_disable_min_failures
     end
+    or case
+      when h.answered then w.unanswered > 0
+      else w.circuit_opened_at is null or w.circuit_retry_at <= v_now
+    end
     order by w.id
     for no key update of w
   ),
@@ -127,8 +146,15 @@ begin
     set
       last_delivered_at = case when c.succeeded then v_now else w.last_delivered_at end,
       failing_since = case when not c.succeeded then coalesce(w.failing_since, v_now) end,
-      failures = case when c.succeeded then 0 else w.failures + c.answers end
-    from changed as c
+      failures = case when c.succeeded then 0 else w.failures + c.attempts end,
+      unanswered = c.unanswered,
+      circuit_opened_at =
+        case when c.pause is not null then coalesce(w.circuit_opened_at, v_now) end,
+      circuit_retry_at = case
+        when c.unanswered = w.unanswered then w.circuit_retry_at
+        else v_now + c.pause
+      end
+    from (select c.*, webhookpub.circuit_pause(c.unanswered) as pause from changed as c) as c
     where w.id = c.id
   )
   select
