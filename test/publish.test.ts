@@ -300,6 +300,43 @@ void t.test("the catalog holds the shipped types, and a host adds its own", asyn
   t.equal(await publishTx(sql, order), "order_1");
 });
 
+void t.test(
+  "a change of the catalog counts at once, in its own transaction and after",
+  async (t) => {
+    const { sql, session } = await testDatabase(t);
+    const of = (type: string) => ({ event_type: type });
+    await sql.begin(async (own) => {
+      await own`insert into webhookpub.event_types (name) values ('order.paid')`;
+      t.match(await publishTx(own, of("order.paid")), /^evt_/);
+      const other = session();
+      await refused(t, publishTx(other, of("order.paid")), { code: "WH002", says: "order.paid" });
+    });
+    t.match(await publishTx(sql, of("order.paid")), /^evt_/);
+    await sql`update webhookpub.event_types set name = 'order.settled' where name = 'order.paid'`;
+    t.match(await publishTx(sql, of("order.settled")), /^evt_/);
+    await refused(t, publishTx(sql, of("order.paid")), { code: "WH002", says: "order.paid" });
+    await sql`delete from webhookpub.event_types where name = 'order.settled'`;
+    await refused(t, publishTx(sql, of("order.settled")), { code: "WH002", says: "order.settled" });
+
+    // Two changes at once: the second waits for the first, and sees it.
+    const [first, second] = [session(), session()];
+    await first`begin`;
+    await first`insert into webhookpub.event_types (name) values ('order.first')`;
+    const pid = await backendOf(second);
+    const inserted = second`
+    insert into webhookpub.event_types (name) values ('order.second')`.execute();
+    await untilBlocked(sql, pid);
+    t.match(await publishTx(sql, of("email.sent")), /^evt_/, "no publisher waits for them");
+    await first`commit`;
+    await inserted;
+    for (const type of ["order.first", "order.second", "email.sent"]) {
+      t.match(await publishTx(sql, of(type)), /^evt_/, type);
+    }
+    await sql`truncate webhookpub.event_types`;
+    await refused(t, publishTx(sql, of("email.sent")), { code: "WH002", says: "email.sent" });
+  },
+);
+
 void t.test("the name of an event type is dot-separated lowercase words", async (t) => {
   const { sql } = common;
   const insert = (name: string | null) =>
@@ -420,12 +457,16 @@ void t.test("the kill switch stops all three, and pending deliveries go on", asy
   const { id: webhookId } = await createWebhookWith(sql);
   await publishTx(sql);
   await sql`select webhookpub.fan_out()`;
+  await publishTx(sql, { event_id: "x" });
+  await publishTx(sql, { event_id: "y", user_id: "user_2" });
   await sql`update webhookpub.settings set publish_enabled = false`;
   const before = await written(sql);
   const session = noticeSession(t, url);
   for (const publish of PUBLISH_FUNCTIONS) {
     t.equal(await publishBy(publish, session.sql), null, `${publish} returns null`);
-    t.equal(await publishBy(publish, session.sql, { event_id: "x" }), null);
+    for (const args of [{ event_id: "x" }, { event_id: "y" }, { user_id: null }]) {
+      t.equal(await publishBy(publish, session.sql, args), null, "known, foreign or wrong");
+    }
   }
   t.strictSame(session.warnings(), [], "and says nothing");
   t.strictSame(await written(sql), before, "nothing is written");

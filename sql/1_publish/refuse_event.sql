@@ -1,27 +1,28 @@
--- Says what is wrong with an event.
+-- Says why an event was not written.
 --
--- Called by  public.webhook_publish_tx, when something is.
--- Returns    only when publishing is switched off: then nothing is wrong, and nothing is
---            written.
--- Raises     WH001, WH002, WH003, WH005.
+-- Called by  public.webhook_publish_tx, when it was not.
+-- Returns    true when the user has published this id before; false when publishing is
+--            switched off.
+-- Raises     WH001, WH002, WH003, WH004, WH005.
 
 create or replace function webhookpub.refuse_event (
   p_event_type text,
   p_user_id text,
   p_data jsonb,
   p_event_id text,
-  p_bytes bigint
+  p_bytes integer
 )
-  returns void
+  returns boolean
   language plpgsql
-  stable
+  volatile
 as $$
 declare
   v_settings webhookpub.settings;
+  v_owner text;
 begin
   select s.* into v_settings from webhookpub.settings as s;
   if not v_settings.publish_enabled then
-    return;
+    return false;
   end if;
   if p_user_id is null or length(p_user_id) not between 1 and 200 then
     raise exception using
@@ -51,7 +52,7 @@ begin
       ),
       hint = 'Wrap it, for example with jsonb_build_object(''value'', …).';
   end if;
-  if p_event_id !~ '^[!#-\[\]-~]+$' or length(p_event_id) > 200 then
+  if not webhookpub.is_event_id(p_event_id) then
     raise exception using
       errcode = 'WH001',
       message = format(
@@ -60,14 +61,25 @@ begin
       ),
       hint = 'It travels as an HTTP header and in JSON. Leave it out to get one made.';
   end if;
-  raise exception using
-    errcode = 'WH003',
-    message = format(
-      'event of %s bytes is over the limit of %s', p_bytes, v_settings.max_payload_bytes
-    ),
-    hint = 'Send a reference instead, or raise webhookpub.settings.max_payload_bytes.';
+  if p_bytes > v_settings.max_payload_bytes then
+    raise exception using
+      errcode = 'WH003',
+      message = format(
+        'event of %s bytes is over the limit of %s', p_bytes, v_settings.max_payload_bytes
+      ),
+      hint = 'Send a reference instead, or raise webhookpub.settings.max_payload_bytes.';
+  end if;
+  -- Looked up anew: the other may have committed while this one waited for it.
+  v_owner := webhookpub.event_owner(p_event_id);
+  if v_owner <> p_user_id then
+    raise exception using
+      errcode = 'WH004',
+      message = format('event id %L belongs to another user than %L', p_event_id, p_user_id),
+      hint = 'Make the id, message_id or dedup_key unique over all users.';
+  end if;
+  return true;
 end;
 $$;
 
-comment on function webhookpub.refuse_event (text, text, jsonb, text, bigint) is
-  'Raises what is wrong with an event: WH001, WH002, WH003 or WH005.';
+comment on function webhookpub.refuse_event (text, text, jsonb, text, integer) is
+  'Raises why an event was not written: WH001 to WH005; true when it was there already, false when publishing is off.';
