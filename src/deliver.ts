@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { answerTo } from "./answer.ts";
-import { answered } from "./answered.ts";
-import { type Lease, leaseDeliveries, type Sql } from "./client.ts";
+import { type Lease, leaseDeliveries } from "./client.ts";
 import { coalesce } from "./coalesce.ts";
 import { messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
+import type { Pool } from "./pool.ts";
 import { makeSender, type Sender } from "./post.ts";
 import { makeRecorder } from "./record.ts";
 
@@ -36,11 +36,11 @@ interface Loop {
  * @param closed webhookpub.closed_networks()
  */
 export function makeDeliverer(
-  sql: Sql,
+  pool: Pool,
   { maxInFlight, closed, log }: { maxInFlight: number; closed: readonly string[]; log: Log },
 ): Deliverer {
   const loops = new Map<string, Loop>();
-  const record = makeRecorder(sql, log);
+  const record = makeRecorder(pool, log);
   let inFlight = 0;
   let draining = false;
   let freed = Promise.withResolvers<void>();
@@ -50,7 +50,7 @@ export function makeDeliverer(
       while (inFlight >= maxInFlight) await freed.promise;
       if (draining) return webhookIds.map(() => []);
       const share = Math.max(1, Math.floor((maxInFlight - inFlight) / webhookIds.length));
-      const leases = await answered(
+      const leases = await pool.ask((sql) =>
         leaseDeliveries(
           sql,
           webhookIds,

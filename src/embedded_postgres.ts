@@ -88,7 +88,7 @@ export async function startTemporaryPostgres(
     ...cluster,
     /** Stops it and removes its directory. */
     async remove() {
-      await cluster.stop("immediate");
+      await cluster.stop("immediate").catch(() => {}); // it may be stopped already
       await rm(directory, { recursive: true, force: true });
     },
   };

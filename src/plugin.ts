@@ -4,6 +4,8 @@ import { version } from "./version.ts";
 import { startWorker, type Worker } from "./worker.ts";
 
 const started = new WeakMap<object, Promise<Worker | undefined>>();
+/** The events of runners that somebody has told to stop. */
+const stopped = new WeakSet<object>();
 
 /**
  * Part of every worker process, through the preset: starts what the tasks share, the
@@ -15,6 +17,9 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
   worker: {
     hooks: {
       init({ events, logger, resolvedPreset }) {
+        for (const asked of ["gracefulShutdown", "forcefulShutdown", "stop"] as const) {
+          events.on(asked, () => stopped.add(events));
+        }
         events.on("pool:create", ({ workerPool }) => {
           const worker = startWorker(resolvedPreset.worker.connectionString, {
             info: (message) => logger.info(message),
@@ -32,7 +37,10 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
       },
     },
     middleware: {
-      async poolGracefulShutdown(next, { workerPool }) {
+      async poolGracefulShutdown(next, { ctx, workerPool }) {
+        // A pool that ends because it lost its database says nothing of it: a supervisor has
+        // to see that.
+        if (!stopped.has(ctx.events)) process.exitCode ||= 1;
         const worker = await started.get(workerPool);
         try {
           await Promise.all([worker?.drain(), next()]);

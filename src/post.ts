@@ -69,9 +69,13 @@ export function makeSender(policy: Policy): Sender {
       const exchange = new AbortController();
       const late = Promise.withResolvers<never>();
       // One deadline over everything: a gap between bytes says nothing about a drip.
+      // A process that was stopped, or busy, finds the timer and the answer due at once: what
+      // has come in is read before it counts as late.
       const deadline = setTimeout(() => {
-        exchange.abort(new LateError());
-        late.reject(exchange.signal.reason);
+        setImmediate(() => {
+          exchange.abort(new LateError());
+          late.reject(exchange.signal.reason);
+        });
       }, lease.timeout_ms);
       let informational = 0;
       try {

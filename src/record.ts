@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Answer } from "./answer.ts";
-import { answered } from "./answered.ts";
-import { recordAttempts, type Sql } from "./client.ts";
+import { recordAttempts } from "./client.ts";
 import { coalesce } from "./coalesce.ts";
 import { codeOf, messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
+import type { Pool } from "./pool.ts";
 
 /** Longer than this, and the lease has run out: the delivery goes out again anyhow. */
 const GIVE_UP_MS = 10 * 60_000;
@@ -15,12 +15,12 @@ const MAX_PAUSE_MS = 2000;
  * answer that can't be recorded now is held and tried again: it is not lost, and nothing
  * is sent twice because of it.
  */
-export function makeRecorder(sql: Sql, log: Log): (answer: Answer) => Promise<void> {
+export function makeRecorder(pool: Pool, log: Log): (answer: Answer) => Promise<void> {
   const record = async (answers: readonly Answer[]): Promise<void> => {
     const begun = performance.now();
     for (let pause = 50; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
       try {
-        await answered(recordAttempts(sql, answers));
+        await pool.ask((sql) => recordAttempts(sql, answers));
         return;
       } catch (error) {
         if (answers.length > 1 && isAboutData(error)) {

@@ -4,6 +4,7 @@ import { type Deliverer, makeDeliverer } from "./deliver.ts";
 import { WebhookpubError } from "./errors.ts";
 import { fanOutUntilIdle } from "./fan_out.ts";
 import type { Log } from "./log.ts";
+import { makePool, type Pool } from "./pool.ts";
 import { version } from "./version.ts";
 import { makeWakeUp, type WakeUp } from "./wake_up.ts";
 
@@ -39,15 +40,15 @@ export function startWorker(url: string | undefined, log: Log): Promise<Worker> 
 
 async function start(url: string | undefined, log: Log): Promise<Worker> {
   const settings = processSettings();
-  const sql = connect(url, { max: settings.WEBHOOKPUB_CONNECTIONS });
+  const pool = makePool(() => connect(url, { max: settings.WEBHOOKPUB_CONNECTIONS }));
   try {
-    await checkVersion(sql);
-    const deliverer = makeDeliverer(sql, {
+    await pool.ask(checkVersion);
+    const deliverer = makeDeliverer(pool, {
       maxInFlight: settings.WEBHOOKPUB_MAX_IN_FLIGHT,
-      closed: await closedNetworks(sql),
+      closed: await pool.ask(closedNetworks),
       log,
     });
-    return makeWorker(sql, {
+    return makeWorker(pool, {
       deliverer,
       log,
       wakeUp: makeWakeUp(url, log),
@@ -56,7 +57,7 @@ async function start(url: string | undefined, log: Log): Promise<Worker> {
       openAwake: () => connect(url, { max: 1 }),
     });
   } catch (error) {
-    await sql.end({ timeout: 1 });
+    await pool.end();
     throw error;
   }
 }
@@ -80,7 +81,7 @@ interface Parts {
   readonly log: Log;
 }
 
-function makeWorker(sql: Sql, { deliverer, wakeUp, openAwake, log }: Parts): Worker {
+function makeWorker(pool: Pool, { deliverer, wakeUp, openAwake, log }: Parts): Worker {
   const stopping = new AbortController();
   let fanningOut: Promise<void> | undefined;
   let awake = openAwake();
@@ -101,14 +102,14 @@ function makeWorker(sql: Sql, { deliverer, wakeUp, openAwake, log }: Parts): Wor
     },
     deliver: (webhookId) => deliverer.deliver(webhookId),
     async maintain() {
-      for (const { task, affected } of await maintain(sql)) log.info(`${task}: ${affected}`);
+      for (const { task, affected } of await pool.ask(maintain)) log.info(`${task}: ${affected}`);
     },
     async drain() {
       stopping.abort();
       await Promise.all([wakeUp.stop(), deliverer.drain()]);
     },
     async end() {
-      await Promise.all([sql.end({ timeout: 5 }), awake.end({ timeout: 5 })]);
+      await Promise.all([pool.end(), awake.end({ timeout: 5 })]);
     },
   };
 }

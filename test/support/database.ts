@@ -1,7 +1,9 @@
 import { randomBytes } from "node:crypto";
 import type { Test } from "tap";
+import type { Cluster } from "../../src/embedded_postgres.ts";
 import { connect, type Sql } from "../../src/client.ts";
 import { databaseOf, startTestCluster, TEMPLATE } from "./cluster.ts";
+import type { Scope } from "./scope.ts";
 
 /** A database of a test's own. */
 export interface TestDatabase {
@@ -20,9 +22,19 @@ export interface TestDatabase {
  */
 export async function testDatabase(t: Test): Promise<TestDatabase> {
   const database = await cloneDatabase(t, TEMPLATE);
-  await database.sql`
-    update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
+  await allowReceivers(database.sql);
   return database;
+}
+
+/** The same in a cluster of its own, for a test that stops it. */
+export async function stoppableDatabase(
+  t: Scope,
+): Promise<TestDatabase & { readonly cluster: Cluster }> {
+  const cluster = await startTestCluster();
+  t.teardown(() => cluster.remove());
+  const database = openDatabase(t, databaseOf(cluster.url, TEMPLATE));
+  await allowReceivers(database.sql);
+  return { ...database, cluster };
 }
 
 /** Makes a database with nothing in it; it goes with the test. */
@@ -30,13 +42,25 @@ export function emptyDatabase(t: Test): Promise<TestDatabase> {
   return cloneDatabase(t, "template0");
 }
 
+async function allowReceivers(sql: Sql): Promise<void> {
+  await sql`
+    update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
+}
+
 async function cloneDatabase(t: Test, template: string): Promise<TestDatabase> {
   const clusterUrl = await clusterOf(t);
   const name = `test_${randomBytes(6).toString("hex")}`;
   const admin = connect(clusterUrl, { max: 1 });
   await admin.unsafe(`create database ${name} template ${template}`);
+  // Teardowns run last in, first out: the sessions end before.
+  t.teardown(async () => {
+    await admin.unsafe(`drop database ${name} with (force)`);
+    await admin.end();
+  });
+  return openDatabase(t, databaseOf(clusterUrl, name));
+}
 
-  const url = databaseOf(clusterUrl, name);
+function openDatabase(t: Scope, url: string): TestDatabase {
   const sessions: Sql[] = [];
   const open = (max: number, role?: string): Sql => {
     const own = new URL(url);
@@ -46,11 +70,7 @@ async function cloneDatabase(t: Test, template: string): Promise<TestDatabase> {
     return session;
   };
   const sql = open(10);
-  t.teardown(async () => {
-    await Promise.all(sessions.map((session) => session.end({ timeout: 1 })));
-    await admin.unsafe(`drop database ${name} with (force)`);
-    await admin.end();
-  });
+  t.teardown(() => Promise.all(sessions.map((session) => session.end({ timeout: 1 }))));
   return { url, sql, session: () => open(1), as: (role) => open(1, role) };
 }
 

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import type { Test } from "tap";
 import { root } from "../../src/config.ts";
+import type { Scope } from "./scope.ts";
 import { until } from "./until.ts";
 
 /** A file of the project that runs as a process of its own. */
@@ -20,7 +20,7 @@ export interface RunningProcess {
  * @throws Error with what it printed, when it ends instead.
  */
 export async function startProcess(
-  t: Test,
+  t: Scope,
   file: string,
   { env, ready }: { env: Record<string, string>; ready: string },
 ): Promise<RunningProcess> {

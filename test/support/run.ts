@@ -2,6 +2,7 @@
 //
 //   npm test                                    all tests, on the embedded PostgreSQL
 //   npm test -- test/publish.test.ts            some of them; other arguments go to tap
+//   npm run test:faults                         those that kill and stop processes
 //   PG_BIN=/usr/lib/postgresql/15/bin npm test  on another PostgreSQL
 import { execFileSync, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";

@@ -1,8 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
-import type { Test } from "tap";
 import { root } from "../../src/config.ts";
+import type { Scope } from "./scope.ts";
 import { until } from "./until.ts";
 
 /** A worker that was started as users do it: through graphile-worker's CLI. */
@@ -17,7 +17,7 @@ export interface WorkerProcess {
 
 /** Runs `npx graphile-worker` in the project's folder with DATABASE_URL; it goes with the test. */
 export async function startWorkerProcess(
-  t: Test,
+  t: Scope,
   url: string,
   { env = {}, args = [] }: { env?: Record<string, string>; args?: string[] } = {},
 ): Promise<WorkerProcess> {

@@ -1,0 +1,101 @@
+import t, { type Test } from "tap";
+import { stoppableDatabase } from "../support/database.ts";
+import { supervise } from "../support/supervise.ts";
+import { until } from "../support/until.ts";
+import { startWorkerProcess } from "../support/worker_process.ts";
+import { count, running, terminate } from "./backends.ts";
+import { isAccepted, isOpen } from "./receiver_process.ts";
+import { conserved, makeWorld, secondsSince, type World } from "./world.ts";
+
+// Each has a PostgreSQL of its own, and mostly waits.
+t.jobs = 3;
+
+const start = (t: Test, world: World) => supervise(t, () => startWorkerProcess(t, world.url));
+
+void t.test("PostgreSQL is down when 20 requests are answered", async (t) => {
+  const database = await stoppableDatabase(t);
+  const world = await makeWorld(t, database);
+  await world.webhook("one", { requestTimeout: "20 s" });
+  await world.receivers.behave({ one: "hold" });
+  const worker = await start(t, world);
+  await world.publish(20);
+  await world.receivers.saw(20, isOpen, "20 requests in flight");
+  await database.cluster.stop("fast");
+  await world.receivers.behave({ one: { answers: [200] } });
+  await world.receivers.saw(20, isAccepted, "20 answers");
+  await until(
+    () => worker.output().includes("recording") || worker.ends().length > 0,
+    "the worker to notice",
+  );
+  await database.cluster.start();
+  const started = performance.now();
+  await world.settled();
+  const ended = worker.ends().length > 0;
+  await conserved(t, world, { allowed: ended ? 20 : 0, seconds: secondsSince(started) });
+  t.comment(ended ? `the worker ended with ${worker.ends().join()}` : "the worker lived on");
+});
+
+void t.test("the connections that listen are terminated", async (t) => {
+  const world = await makeWorld(t, await stoppableDatabase(t));
+  await world.webhook("one");
+  const worker = await start(t, world);
+  for (const _round of [1, 2, 3]) {
+    await until(async () => {
+      const [{ asleep }] = await world.sql<[{ asleep: boolean }]>`
+        select webhookpub.fan_out_is_asleep() as asleep`;
+      return asleep;
+    }, "the fan-out to fall asleep");
+    let listening: number[] = [];
+    await until(async () => {
+      listening = [
+        ...(await running(world.sql, "webhookpub.wake(")),
+        ...(await running(world.sql, 'LISTEN "')),
+      ];
+      return listening.length >= 2;
+    }, "the wake-up's connection and graphile-worker's own");
+    await terminate(world.sql, listening);
+    await world.publish(10);
+    const published = performance.now();
+    await world.settled();
+    await conserved(t, world, { allowed: 0, seconds: secondsSince(published) });
+  }
+  t.strictSame(worker.ends(), [], "the worker lives on");
+});
+
+void t.test("a full disk, for a time, when answers are recorded", async (t) => {
+  const world = await makeWorld(t, await stoppableDatabase(t));
+  await world.webhook("one", { requestTimeout: "20 s" });
+  await world.sql.unsafe(`
+    create function application.tg_attempts__fill () returns trigger language plpgsql as $$
+    begin
+      raise exception using errcode = '53100', message = 'could not extend file';
+    end $$;
+    create trigger attempts__fill before insert on webhookpub.attempts
+      for each row execute function application.tg_attempts__fill()`);
+  const worker = await startWorkerProcess(t, world.url);
+  await world.publish(50);
+  await until(() => worker.output().split("could not extend file").length > 4, "errors");
+  t.equal(await count(world.sql`select from webhookpub.attempts`), 0);
+  await world.sql`drop trigger attempts__fill on webhookpub.attempts`;
+  const freed = performance.now();
+  await world.settled();
+  await conserved(t, world, { allowed: 0, seconds: secondsSince(freed) });
+});
+
+void t.test("statement_timeout ends records that wait for a lock", async (t) => {
+  const world = await makeWorld(t, await stoppableDatabase(t));
+  await world.webhook("one", { requestTimeout: "20 s" });
+  const lock = world.session();
+  await lock`begin`;
+  await lock`lock table webhookpub.attempts in share mode`;
+  const url = new URL(world.url);
+  url.searchParams.set("statement_timeout", "300");
+  const worker = await startWorkerProcess(t, url.href);
+  await world.publish(50);
+  await until(() => worker.output().split("statement timeout").length > 4, "errors");
+  t.equal(await count(world.sql`select from webhookpub.attempts`), 0);
+  await lock`rollback`;
+  const freed = performance.now();
+  await world.settled();
+  await conserved(t, world, { allowed: 0, seconds: secondsSince(freed) });
+});

@@ -1,0 +1,176 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Test } from "tap";
+import { connect, type Sql } from "../../src/client.ts";
+import { codeOf } from "../../src/errors.ts";
+import { makePool } from "../../src/pool.ts";
+import type { TestDatabase } from "../support/database.ts";
+import { createWebhook, type WebhookOptions } from "../support/scene.ts";
+import type { Scope } from "../support/scope.ts";
+import { until } from "../support/until.ts";
+import {
+  type Facts,
+  type Figures,
+  judge,
+  type Published,
+  type Subscription,
+  type Tables,
+} from "./conservation.ts";
+import { type Receivers, startReceivers } from "./receiver_process.ts";
+
+/** A database with an application in it, and receivers: what faults are set upon. */
+export interface World extends TestDatabase {
+  readonly receivers: Receivers;
+  /** Creates a webhook whose receiver is the one of that name. */
+  webhook(name: string, options?: WebhookOptions): Promise<Subscription>;
+  /** Publishes events in one transaction, which also keeps a record of its own of them. */
+  publish(count: number, options?: { userId?: string; rollBack?: boolean }): Promise<void>;
+  /** Publishes on several connections, whatever becomes of them, until it is stopped. */
+  load(options: { connections: number; pauseMs: number }): { stop(): Promise<void> };
+  /** Waits until nothing is pending. */
+  settled(): Promise<void>;
+  /** Everything that is known now. */
+  facts(): Promise<Facts>;
+}
+
+/** An application that keeps a record of what it publishes, in the same transaction. */
+const APPLICATION = `
+  create schema application;
+
+  create table application.published (
+    event_id text primary key,
+    user_id text not null,
+    type text not null,
+    data jsonb not null
+  );
+
+  create function application.publish (p_user_id text, p_count integer, p_roll_back boolean)
+    returns void
+    language plpgsql
+  as $$
+  begin
+    insert into application.published (event_id, user_id, type, data)
+    select webhook_publish_tx(e.type, p_user_id, e.data), p_user_id, e.type, e.data
+    from (
+      select
+        (array['email.received', 'email.sent', 'email.approved'])[1 + g.n % 3] as type,
+        jsonb_build_object(
+          'n', g.n, 'text', 'Grüße, "' || chr(128512) || '"', 'pad', repeat('x', 40 * g.n % 900)
+        ) as data
+      from generate_series(1, p_count) as g (n)
+    ) as e;
+    if p_roll_back then
+      raise 'rolled back';
+    end if;
+  end;
+  $$`;
+
+/** Makes the application's tables in a database, and starts the receivers. */
+export async function makeWorld(t: Scope, database: TestDatabase): Promise<World> {
+  const { sql, url } = database;
+  await sql.unsafe(APPLICATION);
+  const receivers = await startReceivers(t);
+  const pool = makePool(() => connect(url, { max: 1 }));
+  t.teardown(() => pool.end());
+  const webhooks: Subscription[] = [];
+
+  const publishOn = async (connection: Sql, count: number, userId: string, rollBack: boolean) => {
+    try {
+      await connection`select application.publish(${userId}, ${count}, ${rollBack})`;
+    } catch (error) {
+      if (!rollBack || codeOf(error) !== "P0001") throw error;
+    }
+  };
+
+  return {
+    ...database,
+    receivers,
+    publish: (count, { userId = "user_1", rollBack = false } = {}) =>
+      publishOn(sql, count, userId, rollBack),
+    async webhook(name, options = {}) {
+      const { id, secret } = await createWebhook(sql, { ...options, url: receivers.url(name) });
+      const { userId = "user_1", events = "{email.*}" } = options;
+      const webhook = {
+        id,
+        name,
+        userId,
+        events: events.slice(1, -1).split(","),
+        secrets: [secret],
+      };
+      webhooks.push(webhook);
+      return webhook;
+    },
+    load({ connections, pauseMs }) {
+      const stop = new AbortController();
+      t.teardown(() => stop.abort());
+      const publisher = async () => {
+        const pool = makePool(() => connect(url, { max: 1 }));
+        for (let n = 1; !stop.signal.aborted; n += 1) {
+          // Whether a transaction committed that ended with an error, its record knows.
+          await pool
+            .ask((connection) => publishOn(connection, 1 + (n % 7), "user_1", n % 5 === 0))
+            .catch(() => sleep(50));
+          if (pauseMs > 0) await sleep(pauseMs);
+        }
+        await pool.end();
+      };
+      const all = Promise.all(Array.from({ length: connections }, publisher));
+      return {
+        async stop() {
+          stop.abort();
+          await all;
+        },
+      };
+    },
+    settled: () =>
+      until(async () => {
+        // A connection may turn out to be gone.
+        const asked = pool.ask(
+          (connection) => connection<{ pending: boolean }[]>`
+          select exists (select from webhookpub.events where status = 'pending')
+            or exists (
+              select
+              from webhookpub.deliveries as d
+              join webhookpub.webhooks as w on w.id = d.webhook_id
+              where d.status = 'pending' and w.enabled
+            ) as pending`,
+        );
+        const [row] = await asked.catch(() => []);
+        return row?.pending === false;
+      }, "every event and delivery to end"),
+    async facts() {
+      const [published, events, deliveries, attempts] = await Promise.all([
+        sql<Published[]>`select * from application.published`,
+        sql<Tables["events"][number][]>`
+          select e.id, e.user_id, e.type, e.status, e.matched_webhook_ids, n.envelope
+          from webhookpub.events as e
+          left join webhookpub.envelopes_by_event as n on n.event_id = e.id`,
+        sql<Tables["deliveries"][number][]>`
+          select d.id, d.webhook_id, d.event_id, d.replay_id, d.status, d.attempts
+          from webhookpub.deliveries as d`,
+        sql<Tables["attempts"][number][]>`
+          select a.delivery_id, a.attempt, a.status_code from webhookpub.attempts as a`,
+      ]);
+      const requests = receivers.requests();
+      return { published, webhooks, events, deliveries, attempts, requests };
+    },
+  };
+}
+
+/** Holds a world that has settled against the law, and prints its figures. */
+export async function conserved(
+  t: Test,
+  world: World,
+  { allowed, seconds }: { allowed: number; seconds?: number },
+): Promise<Figures> {
+  const { figures, problems } = judge(await world.facts(), allowed);
+  t.strictSame(problems.slice(0, 10), [], `what does not hold: ${problems.length}`);
+  const recovery = seconds === undefined ? "" : `; recovered in ${seconds.toFixed(1)} s`;
+  t.comment(
+    `${figures.events} events, ${figures.deliveries} deliveries, ${figures.requests} requests, ` +
+      `${figures.duplicates} duplicates of at most ${allowed}${recovery}`,
+  );
+  return figures;
+}
+
+/** Seconds since a time of performance.now(). */
+export const secondsSince = (begun: number): number => (performance.now() - begun) / 1000;
