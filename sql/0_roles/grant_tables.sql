@@ -19,9 +19,13 @@ begin
   grant select on
     webhookpub.event_types, webhookpub.webhooks, webhookpub.events, webhookpub.envelopes,
     webhookpub.deliveries, webhookpub.attempts, webhookpub.publish_failures,
-    webhookpub.tenants, webhookpub.envelopes_by_event
+    webhookpub.tenants, webhookpub.envelopes_by_event, webhookpub.event_log,
+    webhookpub.delivery_log, webhookpub.webhook_health
   to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
-  grant select on webhookpub.settings to webhookpub_operator, webhookpub_readonly;
+  -- What is not about one user alone.
+  grant select on
+    webhookpub.settings, webhookpub.backlog, webhookpub.metrics, webhookpub.attempts_recorded
+  to webhookpub_operator, webhookpub_readonly;
 
   -- Neither where webhooks may point nor for how long things are kept.
   grant update (

@@ -7,3 +7,53 @@ export async function tablesReadThrough(session: Sql): Promise<string[]> {
     where s.schemaname = 'webhookpub' and s.seq_tup_read > 1000`;
   return tables.map((table) => table.relname);
 }
+
+interface Node {
+  readonly "Node Type": string;
+  readonly "Relation Name"?: string;
+  readonly "Actual Rows": number;
+  readonly "Actual Loops": number;
+  readonly "Rows Removed by Filter"?: number;
+  readonly "Shared Hit Blocks": number;
+  readonly "Shared Read Blocks": number;
+  readonly Plans?: readonly Node[];
+}
+
+/** How PostgreSQL answered a query. */
+export interface Explained {
+  readonly rows: number;
+  /** Pages that were looked at. */
+  readonly buffers: number;
+  /** Tables of which, or of whose indexes, thousands of rows were read to find a few. */
+  readonly readThrough: readonly string[];
+  /** Planning and execution, in milliseconds. */
+  readonly ms: number;
+}
+
+/** Runs a query and says what that took. */
+export async function explained(sql: Sql, query: string): Promise<Explained> {
+  type Answer = { Plan: Node; "Planning Time": number; "Execution Time": number };
+  const [row] = await sql.unsafe<[{ "QUERY PLAN": [Answer] }]>(
+    `explain (analyze, buffers, timing off, format json) ${query}`,
+  );
+  const [{ Plan, ...times }] = row["QUERY PLAN"];
+  return {
+    rows: Plan["Actual Rows"],
+    buffers: Plan["Shared Hit Blocks"] + Plan["Shared Read Blocks"],
+    readThrough: scansThrough(Plan),
+    ms: times["Planning Time"] + times["Execution Time"],
+  };
+}
+
+function scansThrough(node: Node): string[] {
+  const read = (node["Actual Rows"] + (node["Rows Removed by Filter"] ?? 0)) * node["Actual Loops"];
+  const name = node["Relation Name"];
+  // The views that count stop at 10,000.
+  const limit = node["Node Type"] === "Seq Scan" ? 1000 : 10_000;
+  return [
+    ...(name !== undefined && read > limit
+      ? [`${node["Node Type"]} of ${name}: ${read} rows`]
+      : []),
+    ...(node.Plans ?? []).flatMap(scansThrough),
+  ];
+}

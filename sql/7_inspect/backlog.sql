@@ -1,0 +1,100 @@
+-- What waits and how long it has: one row.
+--
+-- Called by  psql; webhookpub.metrics.
+--
+-- Counting stops at 10,000, so that there is an answer when it matters most.
+
+create or replace view webhookpub.backlog
+  with (security_invoker = true)
+as
+  select
+    e.events_pending,
+    e.oldest_event,
+    e.events_failing,
+    case
+      when p.count < 10000 then p.count
+      -- What vacuum or analyze last found in an index of those that are pending.
+      else greatest(p.count, (
+        select c.reltuples::bigint
+        from pg_class as c
+        where c.oid = 'webhookpub.deliveries_due'::regclass
+      ))
+    end as deliveries_pending,
+    d.deliveries_due,
+    d.oldest_due,
+    f.deliveries_in_flight
+  from (
+    select
+      count(*) as events_pending,
+      statement_timestamp() - min(w.created_at) as oldest_event,
+      count(w.retry_at) as events_failing
+    from (
+      select e.created_at, e.retry_at
+      from webhookpub.events as e
+      where e.status = 'pending'
+      order by e.expires_at
+      limit 10000
+    ) as w
+  ) as e
+  cross join (
+    select count(*) as count
+    from (
+      select
+      from webhookpub.deliveries as d
+      where d.status = 'pending' and d.attempts >= 0
+      order by d.next_attempt_at
+      limit 10000
+    ) as w
+  ) as p
+  cross join (
+    select
+      count(*) as deliveries_due,
+      statement_timestamp() - min(w.next_attempt_at) as oldest_due
+    from (
+      select d.next_attempt_at
+      from webhookpub.deliveries as d
+      -- One look into an index for each; "offset 0" keeps the planner from joining.
+      cross join lateral (
+        select
+        from webhookpub.webhooks as w
+        where w.id = d.webhook_id and w.enabled and w.circuit_opened_at is null
+        offset 0
+      ) as w
+      where d.status = 'pending'
+        and d.attempts >= 0
+        and d.next_attempt_at <= statement_timestamp()
+      order by d.next_attempt_at
+      limit 10000
+    ) as w
+  ) as d
+  cross join (
+    select count(*) filter (where w.leased) as deliveries_in_flight
+    from (
+      select d.leased
+      from webhookpub.deliveries as d
+      where d.status = 'pending'
+        and d.attempts >= 0
+        -- The longest lease.
+        and d.next_attempt_at > statement_timestamp()
+        and d.next_attempt_at <= statement_timestamp() + interval '45 seconds'
+      order by d.next_attempt_at
+      limit 10000
+    ) as w
+  ) as f;
+
+comment on view webhookpub.backlog is
+  'What waits and how long it has, in one row. Counts stop at 10,000, which then means that many or more.';
+comment on column webhookpub.backlog.events_pending is
+  'Events that wait for the fan-out.';
+comment on column webhookpub.backlog.oldest_event is
+  'How long the first of them has waited; more than a few seconds: no fan-out runs, or it fails.';
+comment on column webhookpub.backlog.events_failing is
+  'Those whose fan-out has failed and is tried again: event_log.last_error says why.';
+comment on column webhookpub.backlog.deliveries_pending is
+  'Deliveries that have not ended; above 10,000 an estimate, from the last vacuum or analyze.';
+comment on column webhookpub.backlog.deliveries_due is
+  'Those that could be sent now: their webhooks are enabled, and their circuits closed.';
+comment on column webhookpub.backlog.oldest_due is
+  'How long the first of them has been due; more than a few seconds: no worker runs, or its webhook is slow.';
+comment on column webhookpub.backlog.deliveries_in_flight is
+  'Those that a worker has: their answers are waited for.';

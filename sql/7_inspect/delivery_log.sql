@@ -1,0 +1,42 @@
+-- Every delivery and how it stands, newest first.
+--
+-- Called by  psql: of one event, one webhook or one user, or the last ones, with a limit.
+--
+-- Ids of deliveries are in the order of their creation.
+
+create or replace view webhookpub.delivery_log
+  with (security_invoker = true)
+as
+  select
+    d.id as delivery_id, d.created_at, d.event_id, d.event_type, d.webhook_id, w.user_id,
+    w.url, d.status,
+    case
+      when d.status <> 'pending' then null
+      when d.leased and d.next_attempt_at > statement_timestamp() then 'answer'
+      when not w.enabled then 'enabled webhook'
+      when d.next_attempt_at > statement_timestamp() then 'next attempt'
+      when w.circuit_retry_at > statement_timestamp() then 'closed circuit'
+      else 'worker'
+    end as waits_for,
+    d.attempts, d.max_attempts, d.next_attempt_at, d.last_status_code, d.last_error,
+    d.last_attempt_at, d.delivered_at, d.replay_id, d.message_id, d.expires_at
+  from webhookpub.deliveries as d
+  join webhookpub.webhooks as w on w.id = d.webhook_id
+  -- Both halves, because each has an index by event.
+  where d.replay_id is null or d.replay_id is not null
+  order by d.id desc;
+
+comment on view webhookpub.delivery_log is
+  'Every delivery and how it stands, newest first. Say which event, webhook or user, or add a limit; sorting it anew reads all of it.';
+comment on column webhookpub.delivery_log.url is 'Where it goes, as the webhook has it now.';
+comment on column webhookpub.delivery_log.status is
+  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
+comment on column webhookpub.delivery_log.waits_for is
+  'What a pending one waits for: an answer to its request, an enabled webhook, its next attempt (next_attempt_at), a closed circuit, or a worker.';
+comment on column webhookpub.delivery_log.attempts is 'Attempts begun; the table attempts has each of them.';
+comment on column webhookpub.delivery_log.next_attempt_at is
+  'When it is due, or, while it waits for an answer, when that counts as lost.';
+comment on column webhookpub.delivery_log.replay_id is
+  'Null for the first delivery of an event; rpl_… or test_… for a replay or a test.';
+comment on column webhookpub.delivery_log.expires_at is
+  'When maintenance may remove it, unless it is pending.';
