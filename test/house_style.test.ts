@@ -343,6 +343,64 @@ void t.test("PUBLIC may execute none of the functions", (t) => {
   t.end();
 });
 
+void t.test("each function, table and view stands in the test of the roles", async (t) => {
+  const text = await readFile(join(root, "test", "roles.test.ts"), "utf8");
+  const listed = new Set(
+    [...text.matchAll(/^ {2}(\w+): (?:\[|"|NOBODY)/gm)].map((match) => match[1]),
+  );
+  none(
+    t,
+    [...functions, ...relations.filter((one) => !one.name.endsWith("_default"))]
+      .map(({ name }) => name)
+      .filter((name) => !listed.has(name)),
+    "decide in sql/0_roles/ who may use it, and list it in test/roles.test.ts",
+  );
+});
+
+void t.test("PUBLIC and strangers have no privilege on any table or view", async (t) => {
+  const open = await sql<{ name: string }[]>`
+    select c.relname as name
+    from pg_class as c
+    where c.relnamespace = 'webhookpub'::regnamespace
+      and exists (select from aclexplode(c.relacl) as a where a.grantee = 0)`;
+  none(
+    t,
+    open.map(({ name }) => name),
+    "PUBLIC",
+  );
+  const [schema] = await sql<[{ usage: boolean }]>`
+    select has_schema_privilege('public', 'webhookpub', 'usage') as usage`;
+  t.notOk(schema.usage, "nor on the schema");
+});
+
+void t.test(
+  "whatever a user has is under row-level security; views ask as who reads",
+  async (t) => {
+    const secured = await sql<{ name: string; secured: boolean }[]>`
+    select c.relname as name, c.relrowsecurity as secured
+    from pg_class as c
+    where c.relnamespace = 'webhookpub'::regnamespace and c.relkind in ('r', 'p')`;
+    none(
+      t,
+      secured
+        .filter((one) => !one.secured && !["settings", "event_types"].includes(one.name))
+        .map(({ name }) => name),
+      "row-level security, on partitions, too",
+    );
+    t.ok(secured.length > 40);
+    const invokers = await sql<{ name: string }[]>`
+    select c.relname as name
+    from pg_class as c
+    where c.relnamespace = 'webhookpub'::regnamespace and c.relkind = 'v'
+      and not coalesce('security_invoker=true' = any (c.reloptions), false)`;
+    none(
+      t,
+      invokers.map(({ name }) => name),
+      "security_invoker",
+    );
+  },
+);
+
 void t.test("parameters start with p_, but for those that people type", (t) => {
   const wrong = functions
     .filter(({ name }) => !BARE_NAMED.has(name))

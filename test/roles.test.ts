@@ -146,7 +146,6 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   lower_names: [NOBODY, "webhookpub.lower_names('{}')"],
   new_secret: [NOBODY, "webhookpub.new_secret()"],
   fan_out_is_asleep: [NOBODY, "webhookpub.fan_out_is_asleep()"],
-  is_known_event: [NOBODY, "webhookpub.is_known_event('evt_1', 'user_1')"],
   refuse_event: [NOBODY, "webhookpub.refuse_event('email.sent', 'user_1', '{}', null, 1)"],
   rfc3339: [NOBODY, `webhookpub.rfc3339(${now})`],
   add_deliver_jobs: [NOBODY, `webhookpub.add_deliver_jobs(array['${scene.webhook}'])`],
@@ -155,6 +154,11 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   filter_values: [NOBODY, "webhookpub.filter_values('{}', 'labels')"],
   mark_fanned_out: [NOBODY, "webhookpub.mark_fanned_out('{}')"],
   due_deliveries: [NOBODY, `webhookpub.due_deliveries(array['${scene.webhook}'], '{1}', ${now})`],
+  circuit_pause: [NOBODY, "webhookpub.circuit_pause(5)"],
+  event_owner: [NOBODY, "webhookpub.event_owner('evt_1')"],
+  is_event_id: [NOBODY, "webhookpub.is_event_id('evt_1')"],
+  requests_allowed: [NOBODY, `webhookpub.requests_allowed(null, ${now})`],
+  tg_event_types__copy_names: [NOBODY, "webhookpub.tg_event_types__copy_names()"],
   hmac_sha256: [NOBODY, "webhookpub.hmac_sha256('a', 'b')"],
   sign_standard: [NOBODY, "webhookpub.sign_standard('whsec_AAAA', 'evt_1', 1, '')"],
   sign_stripe: [NOBODY, "webhookpub.sign_stripe('whsec_AAAA', 1, '')"],
@@ -195,7 +199,8 @@ void t.test("every function is for the roles that are listed here, and for no ot
     const [roles, call] = FUNCTIONS[name] ?? [NOBODY, "null"];
     const statement = `select * from (select ${call}) as called`;
     const asOwner = await attempt(sql, statement);
-    if (asOwner !== "done") t.match(asOwner.code, /^WH/, `${name}: ${asOwner.message}`);
+    // Refused for what it says, or because it is a trigger's; but it is a call.
+    if (asOwner !== "done") t.match(asOwner.code, /^(?:WH...|0A000)$/, asOwner.message);
     t.equal(await whoMay(statement, `function ${name}`), roles, name);
   }
 });
