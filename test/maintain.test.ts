@@ -5,7 +5,7 @@ import { testDatabase } from "./support/database.ts";
 import { tablesReadThrough } from "./support/plans.ts";
 import { createWebhook, publish } from "./support/scene.ts";
 import { until } from "./support/until.ts";
-import { backendOf } from "./support/waiting.ts";
+import { backendOf, untilBlocked } from "./support/waiting.ts";
 
 /** One round of upkeep: what it did to how many. */
 async function maintain(sql: Sql): Promise<Record<string, number>> {
@@ -404,6 +404,27 @@ void t.test("one success among failures keeps a webhook enabled", async (t) => {
   t.match(await maintain(sql), { disable_failing: 1 });
   t.match(await webhook(sql, failing.id), { enabled: false, disabled_reason: "failing" });
   t.match(await webhook(sql, better.id), { enabled: true, failures: 1 });
+});
+
+void t.test("a success that is being recorded keeps a webhook from being disabled", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  await publish(sql);
+  await sql`select webhookpub.fan_out()`;
+  await sql`
+    update webhookpub.webhooks set failures = 10, failing_since = now() - interval '80 hours'`;
+  const [recorder, keeper] = [session(), session()];
+  const pid = await backendOf(keeper);
+  const [lease] = await leaseDeliveries(sql, [id], [1]);
+  const outcome = { kind: "responded", statusCode: 200, body: "", retryAfter: null } as const;
+  await recorder`begin`;
+  await recordAttempts(recorder, [answerTo(lease!, outcome, 1)]);
+  const round = maintain(keeper);
+  await untilBlocked(sql, pid);
+  await recorder`commit`;
+  t.match(await round, { disable_failing: 0 });
+  t.match(await webhook(sql, id), { enabled: true, failures: 0 });
+  t.strictSame(await disabledNotices(sql), []);
 });
 
 void t.test("jobs that will never run again are removed, but only our own", async (t) => {

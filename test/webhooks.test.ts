@@ -599,7 +599,7 @@ void t.test("a user has at most settings.max_webhooks_per_user webhooks", async 
   t.equal(row?.["n"], 100, "the default");
   await sql`update webhookpub.settings set max_webhooks_per_user = 3`;
   const made = await Promise.all(times(3, () => createWebhookWith(sql)));
-  const tooMany = { code: "WH010", says: /'user_1'.* 3 / };
+  const tooMany = { code: "WH010", says: /'user_1' has 3 webhooks.* 3$/ };
   await refused(t, createWebhookWith(sql), tooMany);
   t.ok(await createWebhookWith(sql, { p_user_id: "user_2" }), "each user for itself");
 
@@ -608,6 +608,13 @@ void t.test("a user has at most settings.max_webhooks_per_user webhooks", async 
   await sql`select webhookpub.delete_webhook(${made[0]?.id ?? ""})`;
   t.ok(await createWebhookWith(sql), "a deleted one does not");
   await refused(t, createWebhookWith(sql), tooMany);
+
+  await sql`update webhookpub.settings set max_webhooks_per_user = 1`;
+  await refused(t, createWebhookWith(sql), { code: "WH010", says: /'user_1' has 3 .* 1$/ });
+  const kept = made[1]?.id ?? "";
+  await sql`select webhookpub.disable_webhook(${kept})`;
+  await sql`select webhookpub.enable_webhook(${kept})`;
+  t.match(await webhookRow(sql, kept), { enabled: true }, "a lowered limit takes nothing away");
 });
 
 void t.test("the limit holds when webhooks are created at the same time", async (t) => {

@@ -29,6 +29,7 @@ as $$
 #variable_conflict use_column
 declare
   v_webhook webhookpub.webhooks;
+  v_count bigint;
   v_limit integer;
 begin
   v_webhook.user_id := p_user_id;
@@ -44,17 +45,14 @@ begin
   perform webhookpub.check_webhook(v_webhook);
 
   perform pg_advisory_xact_lock(2003006835, hashtext(p_user_id));
-  select s.max_webhooks_per_user into v_limit
+  select count(w.id), min(s.max_webhooks_per_user) into v_count, v_limit
   from webhookpub.settings as s
-  where s.max_webhooks_per_user <= (
-    select count(*)
-    from webhookpub.webhooks as w
-    where w.user_id = p_user_id and w.deleted_at is null
-  );
+  left join webhookpub.webhooks as w on w.user_id = p_user_id and w.deleted_at is null
+  having count(w.id) >= min(s.max_webhooks_per_user);
   if found then
     raise exception using
       errcode = 'WH010',
-      message = format('user %L has %s webhooks already, as many as one may have', p_user_id, v_limit),
+      message = format('user %L has %s webhooks and may have %s', p_user_id, v_count, v_limit),
       hint = 'Delete one, or raise webhookpub.settings.max_webhooks_per_user.';
   end if;
 
