@@ -19,8 +19,12 @@ export interface Deliverer {
    * lease, not to the job, so that nothing depends on when the job ends.
    */
   deliver(webhookId: string): Promise<void>;
-  /** Leases nothing more; resolves when all that is under way is recorded. */
-  drain(): Promise<void>;
+  /**
+   * Leases nothing more; resolves when all that is under way is recorded.
+   *
+   * @param hurried do not wait for a database that is away
+   */
+  drain(hurried: boolean): Promise<void>;
 }
 
 interface Loop {
@@ -40,7 +44,7 @@ export function makeDeliverer(
   { maxInFlight, closed, log }: { maxInFlight: number; closed: readonly string[]; log: Log },
 ): Deliverer {
   const loops = new Map<string, Loop>();
-  const record = makeRecorder(pool, log);
+  const recorder = makeRecorder(pool, log);
   let inFlight = 0;
   let draining = false;
   let freed = Promise.withResolvers<void>();
@@ -74,7 +78,7 @@ export function makeDeliverer(
           freed.resolve();
           freed = Promise.withResolvers<void>();
         });
-      await record(answerTo(leased, outcome, performance.now() - begun));
+      await recorder.record(answerTo(leased, outcome, performance.now() - begun));
     } catch (error) {
       log.error(`delivery ${leased.delivery_id}: ${messageOf(error)}`);
     }
@@ -143,8 +147,9 @@ export function makeDeliverer(
       ]);
       release.abort();
     },
-    async drain() {
+    async drain(hurried) {
       draining = true;
+      if (hurried) recorder.hurry();
       await Promise.all([...loops.values()].map((loop) => loop.done));
       await sender?.close();
     },

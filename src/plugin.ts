@@ -42,10 +42,19 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
         // to see that.
         if (!stopped.has(ctx.events)) process.exitCode ||= 1;
         const worker = await started.get(workerPool);
+        const [, ended] = await Promise.allSettled([
+          worker?.drain(stopped.has(ctx.events)),
+          next(),
+        ]);
+        await worker?.end();
+        if (ended.status === "rejected") throw ended.reason;
+      },
+      async poolForcefulShutdown(next, { ctx, workerPool }) {
         try {
-          await Promise.all([worker?.drain(), next()]);
+          return await next();
         } finally {
-          await worker?.end();
+          // Where nobody asked for it, it is a database that was lost: answers outlive that.
+          if (!stopped.has(ctx.events)) await (await started.get(workerPool))?.drain(false);
         }
       },
     },

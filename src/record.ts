@@ -8,14 +8,29 @@ import type { Pool } from "./pool.ts";
 
 /** Longer than this, and the lease has run out: the delivery goes out again anyhow. */
 const GIVE_UP_MS = 10 * 60_000;
+/** The same for a worker that was told to stop. */
+const STOPPING_MS = 2000;
 const MAX_PAUSE_MS = 2000;
 
-/**
- * Makes the function that records an answer and resolves when the database has it. An
- * answer that can't be recorded now is held and tried again: it is not lost, and nothing
- * is sent twice because of it.
- */
-export function makeRecorder(pool: Pool, log: Log): (answer: Answer) => Promise<void> {
+/** Records answers. */
+export interface Recorder {
+  /**
+   * Resolves when the database has it. An answer that can't be recorded now is held and
+   * tried again: it is not lost, and nothing is sent twice because of it.
+   */
+  record(answer: Answer): Promise<void>;
+  /** The process has to end soon: a database that is away is not waited for. */
+  hurry(): void;
+}
+
+/** Makes a recorder. */
+export function makeRecorder(pool: Pool, log: Log): Recorder {
+  let hurriedAt: number | undefined;
+  const isHopeless = (begun: number) => {
+    const now = performance.now();
+    if (hurriedAt === undefined) return now - begun > GIVE_UP_MS;
+    return now - Math.max(begun, hurriedAt) > STOPPING_MS;
+  };
   const record = async (answers: readonly Answer[]): Promise<void> => {
     const begun = performance.now();
     for (let pause = 50; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
@@ -29,18 +44,23 @@ export function makeRecorder(pool: Pool, log: Log): (answer: Answer) => Promise<
           return;
         }
         log.error(`recording ${answers.length} attempts failed, trying again: ${messageOf(error)}`);
-        if (isAboutData(error) || performance.now() - begun > GIVE_UP_MS) return;
+        if (isAboutData(error) || isHopeless(begun)) return;
         await sleep(pause);
       }
     }
   };
-  return coalesce(
-    async (answers) => {
-      await record(answers);
-      return answers.map(() => undefined);
+  return {
+    record: coalesce(
+      async (answers) => {
+        await record(answers);
+        return answers.map(() => undefined);
+      },
+      { width: 2, limit: 500 },
+    ),
+    hurry() {
+      hurriedAt ??= performance.now();
     },
-    { width: 2, limit: 500 },
-  );
+  };
 }
 
 /** SQLSTATE classes 22 and 23: the same call will fail the same way. */

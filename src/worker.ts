@@ -13,8 +13,12 @@ export interface Worker {
   fanOut(): Promise<void>;
   deliver(webhookId: string): Promise<void>;
   maintain(): Promise<void>;
-  /** Takes nothing new; resolves when all that is under way is recorded. */
-  drain(): Promise<void>;
+  /**
+   * Takes nothing new; resolves when all that is under way is recorded.
+   *
+   * @param hurried do not wait for a database that is away
+   */
+  drain(hurried: boolean): Promise<unknown>;
   /** Closes the connections, after the last task has ended. */
   end(): Promise<void>;
 }
@@ -84,6 +88,7 @@ interface Parts {
 function makeWorker(pool: Pool, { deliverer, wakeUp, openAwake, log }: Parts): Worker {
   const stopping = new AbortController();
   let fanningOut: Promise<void> | undefined;
+  let drained: Promise<unknown> | undefined;
   let awake = openAwake();
   return {
     async fanOut() {
@@ -104,9 +109,9 @@ function makeWorker(pool: Pool, { deliverer, wakeUp, openAwake, log }: Parts): W
     async maintain() {
       for (const { task, affected } of await pool.ask(maintain)) log.info(`${task}: ${affected}`);
     },
-    async drain() {
+    drain(hurried) {
       stopping.abort();
-      await Promise.all([wakeUp.stop(), deliverer.drain()]);
+      return (drained ??= Promise.all([wakeUp.stop(), deliverer.drain(hurried)]));
     },
     async end() {
       await Promise.all([pool.end(), awake.end({ timeout: 5 })]);

@@ -22,17 +22,25 @@ void t.test("SIGKILL of one of two workers with 40 requests in flight", async (t
   await world.publish(30, { userId: "user_2" });
   await world.receivers.saw(40, isOpen, "40 requests in flight");
   await startWorkerProcess(t, world.url);
-  const load = world.load({ connections: 2, pauseMs: 10 });
-  await world.receivers.saw(200, isAccepted, "load");
+  const load = world.load({ connections: 2, pauseMs: 50 });
+  await world.receivers.saw(100, isAccepted, "load");
 
   victim.kill("SIGKILL");
   const killed = performance.now();
   await all({ answers: [200] });
-  await world.receivers.saw(400, isAccepted, "load");
+  await until(
+    async () =>
+      (await count(world.sql`
+        select from webhookpub.deliveries as d
+        join webhookpub.webhooks as w on w.id = d.webhook_id
+        where w.user_id = 'user_2' and d.status = 'pending'`)) === 0,
+    "what was in flight",
+  );
+  const seconds = secondsSince(killed);
   await load.stop();
   await world.settled();
   // What the busy webhook had in flight can't be told from outside; its bound can.
-  const { failed } = await conserved(t, world, { allowed: 40 + 5, seconds: secondsSince(killed) });
+  const { failed } = await conserved(t, world, { allowed: 40 + 5, seconds });
   t.equal(failed, 0);
 });
 
@@ -182,4 +190,38 @@ void t.test("SIGSTOP for longer than the lease, then SIGCONT", async (t) => {
   const figures = await conserved(t, world, { allowed: 20, seconds: secondsSince(continued) });
   t.equal(figures.delivered, 20, "a late 2xx counts where nothing newer is known");
   t.equal(figures.requests, 40);
+});
+
+void t.test("SIGTERM with requests in flight, and one receiver that hangs", async (t) => {
+  const world = await makeWorld(t, await testDatabase(t));
+  const options = { requestTimeout: "4 s", maxInFlight: 10, retrySchedule: "{1 s}" };
+  await world.webhook("answers", options);
+  const hangs = await world.webhook("hangs", options);
+  await world.receivers.behave({ answers: "hold", hangs: "hold" });
+  const worker = await startWorkerProcess(t, world.url);
+  await world.publish(15);
+  await world.receivers.saw(20, isOpen, "20 requests in flight");
+  worker.kill("SIGTERM");
+  const told = performance.now();
+  await until(() => worker.output().includes("SIGTERM"), "the worker to hear it");
+  await world.receivers.behave({ answers: { answers: [200] } });
+  t.equal(await worker.ended(), "SIGTERM");
+  t.comment(`it ended after ${secondsSince(told).toFixed(1)} s, with a deadline of 4 s`);
+  t.equal(await count(world.sql`select from webhookpub.deliveries where leased`), 0);
+  t.equal(await count(world.sql`select from graphile_worker.jobs where locked_at is not null`), 0);
+  t.equal(
+    await count(world.sql`select from webhookpub.deliveries where status = 'delivered'`),
+    10,
+    "what was answered is recorded",
+  );
+  t.equal(world.receivers.requests().length, 20, "and nothing new was begun");
+
+  await world.receivers.behave({ hangs: { answers: [200] } });
+  // Its circuit has opened: somebody says that it works again.
+  await world.sql`select webhookpub.enable_webhook(${hangs.id})`;
+  await startWorkerProcess(t, world.url);
+  const started = performance.now();
+  await world.settled();
+  const figures = await conserved(t, world, { allowed: 0, seconds: secondsSince(started) });
+  t.equal(figures.delivered, 30);
 });

@@ -12,6 +12,40 @@ t.jobs = 3;
 
 const start = (t: Test, world: World) => supervise(t, () => startWorkerProcess(t, world.url));
 
+for (const mode of ["fast", "immediate"] as const) {
+  void t.test(`PostgreSQL restarted under load, -m ${mode}`, async (t) => {
+    const database = await stoppableDatabase(t);
+    const world = await makeWorld(t, database);
+    // Leases of 17 s.
+    const shared = { requestTimeout: "2 s", maxInFlight: 10, retrySchedule: "{1 s,1 s,1 s,1 s}" };
+    await world.webhook("one", shared);
+    await world.webhook("two", shared);
+    await world.webhook("fails_once", shared);
+    await world.receivers.behave({ fails_once: { answers: [500, 200], delayMs: 20 } });
+    const workers = [await start(t, world), await start(t, world)];
+    const load = world.load({ connections: 3, pauseMs: 50 });
+    for (const round of [1, 2]) {
+      const before = world.receivers.requests().length;
+      await world.receivers.saw(before + 300, () => true, `load, round ${round}`);
+      await database.cluster.stop(mode);
+      await database.cluster.start();
+    }
+    const restarted = performance.now();
+    const before = world.receivers.requests().length;
+    await world.receivers.saw(before + 300, () => true, "load afterwards");
+    await load.stop();
+    await world.settled();
+    const { failed } = await conserved(t, world, {
+      allowed: 2 * 30,
+      seconds: secondsSince(restarted),
+    });
+    t.equal(failed, 0);
+    const ends = workers.flatMap((worker) => worker.ends());
+    t.comment(`workers ended ${ends.length} times: ${ends.join()}`);
+    t.notOk(ends.includes(0), "one that ends by itself says so");
+  });
+}
+
 void t.test("PostgreSQL is down when 20 requests are answered", async (t) => {
   const database = await stoppableDatabase(t);
   const world = await makeWorld(t, database);
@@ -33,6 +67,27 @@ void t.test("PostgreSQL is down when 20 requests are answered", async (t) => {
   const ended = worker.ends().length > 0;
   await conserved(t, world, { allowed: ended ? 20 : 0, seconds: secondsSince(started) });
   t.comment(ended ? `the worker ended with ${worker.ends().join()}` : "the worker lived on");
+});
+
+void t.test("SIGTERM while PostgreSQL is down", async (t) => {
+  const database = await stoppableDatabase(t);
+  const world = await makeWorld(t, database);
+  await world.webhook("one", { requestTimeout: "4 s" });
+  await world.receivers.behave({ one: "hold" });
+  const worker = await startWorkerProcess(t, world.url);
+  await world.publish(20);
+  await world.receivers.saw(20, isOpen, "20 requests in flight");
+  await database.cluster.stop("fast");
+  worker.kill("SIGTERM");
+  const told = performance.now();
+  t.equal(await worker.ended(), "SIGTERM", "it ends, though it can give nothing back");
+  const stopping = secondsSince(told);
+  await database.cluster.start();
+  await world.receivers.behave({ one: { answers: [200] } });
+  await startWorkerProcess(t, world.url);
+  await world.settled();
+  await conserved(t, world, { allowed: 20, seconds: secondsSince(told) });
+  t.comment(`it ended after ${stopping.toFixed(1)} s, with a deadline of 4 s`);
 });
 
 void t.test("the connections that listen are terminated", async (t) => {
@@ -60,6 +115,29 @@ void t.test("the connections that listen are terminated", async (t) => {
     await conserved(t, world, { allowed: 0, seconds: secondsSince(published) });
   }
   t.strictSame(worker.ends(), [], "the worker lives on");
+});
+
+void t.test("all connections are terminated under load, five times", async (t) => {
+  const world = await makeWorld(t, await stoppableDatabase(t));
+  await world.webhook("one", { requestTimeout: "2 s", maxInFlight: 10 });
+  await world.webhook("two", { requestTimeout: "2 s", maxInFlight: 10 });
+  const workers = [await start(t, world), await start(t, world)];
+  const load = world.load({ connections: 3, pauseMs: 50 });
+  const killer = world.session();
+  for (const round of [1, 2, 3, 4, 5]) {
+    const before = world.receivers.requests().length;
+    await world.receivers.saw(before + 200, () => true, `load, round ${round}`);
+    await killer`
+      select pg_terminate_backend(pid) from pg_stat_activity
+      where datname = current_database() and pid <> pg_backend_pid()`;
+  }
+  const terminated = performance.now();
+  await load.stop();
+  await world.settled();
+  await conserved(t, world, { allowed: 5 * 20, seconds: secondsSince(terminated) });
+  const ends = workers.flatMap((worker) => worker.ends());
+  t.comment(`workers ended ${ends.length} times: ${ends.join()}`);
+  t.notOk(ends.includes(0), "one that ends by itself says so");
 });
 
 void t.test("a full disk, for a time, when answers are recorded", async (t) => {
