@@ -216,8 +216,6 @@ void t.test("two fan-outs at once share 1,000 events, each event exactly once", 
 void t.test("a tick that meets another at the same webhooks only waits for its end", async (t) => {
   const { sql, session } = await testDatabase(t);
   for (let i = 0; i < 10; i++) await createWebhook(sql);
-  await publish(sql, { count: 1 });
-  await fanOut(sql);
   await publish(sql, { count: 20 });
   const [first, second] = [session(), session()];
   const pid = await backendOf(second);
@@ -228,8 +226,45 @@ void t.test("a tick that meets another at the same webhooks only waits for its e
   await untilBlocked(sql, pid);
   await first`commit`;
   t.strictSame(await ticked, { event_count: 10, delivery_count: 100 }, "it skipped the others'");
-  t.equal((await sql`select from webhookpub.events where attempts = 1`).count, 21, "no failure");
+  t.equal((await sql`select from webhookpub.events where attempts = 1`).count, 20, "no failure");
   t.equal((await deliverJobs(sql)).length, 10);
+});
+
+void t.test("a job that has been waiting is left as it is; any other is renewed", async (t) => {
+  const { sql } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  const job = async () => {
+    const [row] = await sql<[{ revision: number; locked: boolean; later: boolean }]>`
+      select j.revision, j.locked_at is not null as locked, j.run_at > now() as later
+      from graphile_worker.jobs as j where j.key = ${id}`;
+    return row;
+  };
+  const fanOutOne = async (change: string) => {
+    await sql.unsafe(`
+      update graphile_worker._private_jobs
+      set updated_at = updated_at - interval '1 second', ${change}`);
+    await publish(sql);
+    t.match(await fanOut(sql), { delivery_count: 1 });
+    return await job();
+  };
+  await publish(sql);
+  await fanOut(sql);
+  const { revision } = await job();
+  t.match(await fanOutOne("attempts = 0"), { revision }, "waiting: the same");
+  t.match(
+    await fanOutOne("run_at = now() + interval '1 hour'"),
+    { revision: revision + 1, later: false },
+    "put off: due now",
+  );
+  await fanOutOne("attempts = max_attempts");
+  const [{ attempts }] = await sql<[{ attempts: number }]>`
+    select j.attempts from graphile_worker.jobs as j where j.key = ${id}`;
+  t.equal(attempts, 0, "given up: begun anew");
+  t.match(
+    await fanOutOne("locked_at = now(), locked_by = 'somebody'"),
+    { locked: false },
+    "taken: another",
+  );
 });
 
 void t.test("a tick passes by events that somebody else holds", async (t) => {

@@ -152,7 +152,6 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   delivery_id: [NOBODY, `webhookpub.delivery_id(${now})`],
   fan_out_events: [NOBODY, "webhookpub.fan_out_events('{}')"],
   filter_values: [NOBODY, "webhookpub.filter_values('{}', 'labels')"],
-  mark_fanned_out: [NOBODY, "webhookpub.mark_fanned_out('{}')"],
   due_deliveries: [NOBODY, `webhookpub.due_deliveries(array['${scene.webhook}'], '{1}', ${now})`],
   circuit_pause: [NOBODY, "webhookpub.circuit_pause(5)"],
   event_owner: [NOBODY, "webhookpub.event_owner('evt_1')"],

@@ -26,6 +26,7 @@ declare
   v_at constant timestamptz := clock_timestamp();
   v_id text;
   v_event webhookpub.events;
+  v_count bigint;
 begin
   if coalesce(event_id, message_id, dedup_key) is not null then
     -- With no event row, nothing else keeps two of one id apart.
@@ -38,14 +39,15 @@ begin
     event_id
   );
   -- Only what is new: an id that was there already has been published.
-  delete from webhookpub.events as e
-  where e.id = v_id and e.status = 'pending' and e.created_at >= v_at
-  returning e.* into v_event;
+  select e.* into v_event
+  from webhookpub.events as e
+  where e.id = v_id and e.status = 'pending' and e.created_at >= v_at;
   if found then
-    perform from webhookpub.fan_out_events(array[v_event]);
-    if found then
-      insert into webhookpub.envelopes (event_id, created_at, user_id, body)
-      values (v_id, v_event.created_at, v_event.user_id, v_event.envelope);
+    v_count := (webhookpub.fan_out_events(array[v_event])).delivery_count;
+    delete from webhookpub.events as e where e.id = v_id;
+    if v_count = 0 then
+      delete from webhookpub.envelopes as n
+      where n.event_id = v_id and n.created_at = v_event.created_at;
     end if;
   end if;
   return v_id;

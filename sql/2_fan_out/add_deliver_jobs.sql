@@ -2,6 +2,13 @@
 --
 -- Called by  webhookpub.fan_out, webhookpub.wake_deliveries, and steering functions.
 -- Locks      the webhooks' job rows, in the order of their ids.
+--
+-- A job that has been waiting for a while goes on waiting: workers are busy, and it will
+-- find what is new. Without that each batch would rewrite the jobs of all webhooks, and
+-- each look at a key would wade through the versions of before. A job of this instant is
+-- renewed: else a worker could take it before what it is for has been committed. If one
+-- takes an old one just now, the next look for what is due, at most a second later, adds
+-- another.
 
 create or replace function webhookpub.add_deliver_jobs (
   p_webhook_ids text[]
@@ -9,9 +16,23 @@ create or replace function webhookpub.add_deliver_jobs (
   returns void
   language sql
   volatile
+  -- Keys are looked up one by one, whatever stale statistics say.
+  set plan_cache_mode = force_custom_plan
+  set enable_seqscan = off
+  set jit = off
 as $$
   with wanted as materialized (
-    select distinct w.id from unnest(p_webhook_ids) as w (id)
+    select distinct w.id
+    from unnest(p_webhook_ids) as w (id)
+    where not exists (
+      select
+      from graphile_worker.jobs as j
+      where j.key = w.id
+        and j.locked_at is null
+        and j.attempts < j.max_attempts
+        and j.run_at <= clock_timestamp()
+        and j.updated_at < clock_timestamp() - interval '100 milliseconds'
+    )
   ),
   added as materialized (
     select j.key

@@ -1,6 +1,6 @@
 -- Makes the id of a delivery: time first, so that ids are in the order of creation.
 --
--- Called by  webhookpub.fan_out_events.
+-- Called by  webhookpub.fan_out_events, once a batch; steering functions, for each.
 -- Returns    whd_, 12 hex digits of Unix milliseconds, 20 random ones.
 --
 -- The primary key is then the newest-first order that people ask for, and its inserts go

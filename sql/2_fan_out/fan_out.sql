@@ -31,32 +31,37 @@ begin
   event_count := 0;
   delivery_count := 0;
 
-  select array_agg(p order by p.expires_at) into v_events
-  from (
-    select e.*
-    from webhookpub.events as e
-    where e.status = 'pending'
-      and (e.retry_at is null or e.retry_at <= clock_timestamp())
-    order by e.expires_at
-    limit p_limit
-    for update skip locked
-  ) as p;
-  if v_events is null then
-    return next;
-    return;
-  end if;
-
   begin
-    v_done := webhookpub.mark_fanned_out(v_events);
-    event_count := cardinality(v_events);
-    delivery_count := v_done.delivery_count;
-    perform webhookpub.add_deliver_jobs(v_done.webhook_ids);
+    -- Locked and written in one subtransaction: two would leave both of them in the row,
+    -- and the index could not forget such a row until the next vacuum.
+    select array_agg(p.event) into v_events
+    from (
+      select e as event
+      from webhookpub.events as e
+      where e.status = 'pending'
+        and (e.retry_at is null or e.retry_at <= clock_timestamp())
+      order by e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as p;
+    if v_events is not null then
+      v_done := webhookpub.fan_out_events(v_events);
+      perform webhookpub.add_deliver_jobs(v_done.webhook_ids);
+      event_count := cardinality(v_events);
+      delivery_count := v_done.delivery_count;
+    end if;
   exception when others then
-    event_count := 0;
-    delivery_count := 0;
     foreach v_event in array v_events loop
       begin
-        v_done := webhookpub.mark_fanned_out(array[v_event]);
+        select array_agg(p.event) into v_events
+        from (
+          select e as event
+          from webhookpub.events as e
+          where e.id = v_event.id and e.status = 'pending'
+          for update skip locked
+        ) as p;
+        continue when v_events is null;
+        v_done := webhookpub.fan_out_events(v_events);
         perform webhookpub.add_deliver_jobs(v_done.webhook_ids);
         event_count := event_count + 1;
         delivery_count := delivery_count + v_done.delivery_count;
@@ -67,7 +72,7 @@ begin
           last_error = format('%s (%s)', sqlerrm, sqlstate),
           retry_at = clock_timestamp()
             + least(interval '1 second' * 2 ^ least(e.attempts, 20), interval '1 hour')
-        where e.id = v_event.id;
+        where e.id = v_event.id and e.status = 'pending';
       end;
     end loop;
   end;

@@ -1,17 +1,16 @@
--- Matches events and inserts their first deliveries: one statement for the whole batch.
+-- Fans a batch out, in one statement: matches its events, inserts their first deliveries,
+-- moves their bytes to where they are kept, and marks them processed or no_match.
 --
--- Called by  webhookpub.mark_fanned_out, public.webhook_publish.
--- Locks      none; a delivery that is there already is left alone.
--- Returns    for each event that matched: the webhooks, and how many deliveries are new.
+-- Called by  webhookpub.fan_out, public.webhook_publish.
+-- Locks      the events, which the caller has locked; a delivery that is there already is
+--            left alone.
+-- Returns    how many deliveries are new, and the webhooks that they are for.
 
 create or replace function webhookpub.fan_out_events (
-  p_events webhookpub.events[]
+  p_events webhookpub.events[],
+  out delivery_count bigint,
+  out webhook_ids text[]
 )
-  returns table (
-    event_id text,
-    matched_webhook_ids text[],
-    delivery_count bigint
-  )
   language sql
   volatile
   -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
@@ -44,32 +43,55 @@ as $$
       end
     ) is null
   ),
+  -- Random bytes are dear: one id is made for the batch, and a number in its midst tells its
+  -- deliveries apart. They then go to the right edge of the index one after the other.
+  batch as materialized (
+    select c.at, left(i.id, 16) as prefix, right(i.id, 14) as suffix
+    from (select clock_timestamp() as at) as c
+    cross join lateral (select webhookpub.delivery_id(c.at) as id offset 0) as i
+  ),
   created as (
     insert into webhookpub.deliveries as d
       (id, webhook_id, event_id, event_type, event_created_at, message_id, max_attempts,
        next_attempt_at, created_at, expires_at)
     select
-      webhookpub.delivery_id(c.at), m.webhook_id, m.event_id, m.event_type,
-      m.event_created_at, m.message_id, m.max_attempts,
-      c.at, c.at, c.at + s.delivery_retention
+      b.prefix || lpad(to_hex(row_number() over ()), 6, '0') || b.suffix,
+      m.webhook_id, m.event_id, m.event_type, m.event_created_at, m.message_id,
+      m.max_attempts, b.at, b.at, b.at + s.delivery_retention
     from matched as m
     cross join webhookpub.settings as s
-    cross join (select clock_timestamp() as at) as c
+    cross join batch as b
     on conflict (event_id, webhook_id) where replay_id is null do nothing
-    returning d.event_id, d.webhook_id
+    returning d.webhook_id
+  ),
+  moved as (
+    insert into webhookpub.envelopes (event_id, created_at, user_id, body)
+    select p.id, p.created_at, p.user_id, p.envelope
+    from unnest(p_events) as p
+    where p.envelope is not null
+  ),
+  marked as (
+    update webhookpub.events as e
+    set
+      status = (
+        case when m.event_id is null then 'no_match' else 'processed' end
+      )::webhookpub.event_status,
+      matched_webhook_ids = coalesce(m.webhook_ids, '{}'),
+      envelope = null,
+      attempts = e.attempts + 1,
+      retry_at = null,
+      processed_at = clock_timestamp()
+    from unnest(p_events) as p
+    left join (
+      select g.event_id, array_agg(g.webhook_id order by g.webhook_id) as webhook_ids
+      from matched as g
+      group by g.event_id
+    ) as m on m.event_id = p.id
+    where e.id = p.id
   )
-  -- Counted side by side: a join of the two would be guessed to be tiny.
-  select
-    b.event_id,
-    array_agg(b.webhook_id order by b.webhook_id) filter (where not b.is_new),
-    count(*) filter (where b.is_new)
-  from (
-    select m.event_id, m.webhook_id, false as is_new from matched as m
-    union all
-    select c.event_id, c.webhook_id, true from created as c
-  ) as b
-  group by b.event_id;
+  select count(*), array_agg(distinct c.webhook_id)
+  from created as c;
 $$;
 
 comment on function webhookpub.fan_out_events (webhookpub.events[]) is
-  'Matches events against their users'' webhooks and inserts the first deliveries.';
+  'Matches events against their users'' webhooks, inserts the first deliveries and marks the events processed or no_match.';
