@@ -26,5 +26,7 @@ export function messageOf(error: unknown): string {
 
 /** The SQLSTATE or errno of an unknown thrown value. */
 export function codeOf(error: unknown): string {
-  return error instanceof Error && "code" in error ? String(error.code) : "";
+  return error instanceof Error && "code" in error && typeof error.code === "string"
+    ? error.code
+    : "";
 }

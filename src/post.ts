@@ -8,6 +8,8 @@ import { codeOf, messageOf } from "./errors.ts";
 const CONNECT_TIMEOUT_MS = 10_000;
 const READ_BYTES = 64 * 1024;
 const KEPT_BYTES = 4 * 1024;
+/** All of a response as it comes in: head, body, and whatever hides between its chunks. */
+const RESPONSE_BYTES = 256 * 1024;
 /** Informational responses (1xx) that one exchange may bring; serious ones bring one. */
 const MAX_INFORMATIONAL = 10;
 
@@ -44,6 +46,7 @@ export function makeSender(policy: Policy): Sender {
       const giveUp = () => socket.destroy(exchange?.reason as Error);
       const socket = connector(options, (...result) => {
         exchange?.removeEventListener("abort", giveUp);
+        if (result[1]) limitResponses(result[1]);
         callback(...result);
       });
       exchange?.addEventListener("abort", giveUp);
@@ -117,6 +120,27 @@ export function makeSender(policy: Policy): Sender {
   };
 }
 
+/**
+ * Ends a connection on which a response is longer than any that matters: what is neither
+ * header nor body, such as a reason or a chunk extension, has no other limit.
+ */
+function limitResponses(socket: Socket): void {
+  let written = 0;
+  let read = 0;
+  let readBefore = 0;
+  socket.on("readable", () => {
+    if (socket.bytesWritten !== written) {
+      // Another request has gone out: this is its response.
+      written = socket.bytesWritten;
+      readBefore = read;
+    }
+    read = socket.bytesRead;
+    if (read - readBefore > RESPONSE_BYTES) {
+      socket.destroy(new Error(`response over ${RESPONSE_BYTES / 1024} KiB`));
+    }
+  });
+}
+
 /** The deadline of an exchange has passed. */
 class LateError extends Error {}
 
@@ -152,9 +176,22 @@ function blockedIn(error: unknown): BlockedError | undefined {
   return error instanceof Error && error.cause instanceof BlockedError ? error.cause : undefined;
 }
 
-/** A network failure for people: its code and its message, up to 500 characters. */
+/** What undici says, for people who do not know undici. */
+const CLEARER: Readonly<Record<string, string>> = {
+  "other side closed": "other side closed the connection before it had answered",
+  "Headers Overflow Error": "response headers over 16 KiB",
+  "bad response": "unexpected 100 Continue",
+  "bad upgrade": "unexpected 101 Switching Protocols",
+};
+
+/** A network failure for people: its code, unless that is undici's, and its message. */
 function describe(error: unknown): string {
   const code = codeOf(error);
-  const message = messageOf(error).replaceAll("\0", "");
-  return (message.includes(code) ? message : `${code}: ${message}`).slice(0, 500);
+  // Node adds what to do about its own certificates.
+  const message = messageOf(error)
+    .replaceAll("\0", "")
+    .replace(/; if the root CA .*$/, "");
+  const clearer = CLEARER[message] ?? message;
+  const isOurs = code.startsWith("UND_ERR") || code.startsWith("HPE_") || clearer.includes(code);
+  return (isOurs ? clearer : `${code}: ${clearer}`).slice(0, 500);
 }
