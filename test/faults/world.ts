@@ -17,15 +17,22 @@ import {
 } from "./conservation.ts";
 import { type Receivers, startReceivers } from "./receiver_process.ts";
 
+/** Whether a test is going to disable the webhook for a time. */
+type Interruptible = Pick<Subscription, "interrupted">;
+
 /** A database with an application in it, and receivers: what faults are set upon. */
 export interface World extends TestDatabase {
   readonly receivers: Receivers;
   /** Creates a webhook whose receiver is the one of that name. */
-  webhook(name: string, options?: WebhookOptions): Promise<Subscription>;
+  webhook(name: string, options?: WebhookOptions & Interruptible): Promise<Subscription>;
+  /** Gives a webhook a new secret, beside the one that it has. */
+  rotate(webhook: Subscription): Promise<void>;
   /** Publishes events in one transaction, which also keeps a record of its own of them. */
   publish(count: number, options?: { userId?: string; rollBack?: boolean }): Promise<void>;
   /** Publishes on several connections, whatever becomes of them, until it is stopped. */
-  load(options: { connections: number; pauseMs: number }): { stop(): Promise<void> };
+  load(options: { connections: number; pauseMs: number; userIds?: readonly string[] }): {
+    stop(): Promise<void>;
+  };
   /** Waits until nothing is pending. */
   settled(): Promise<void>;
   /** Everything that is known now. */
@@ -71,7 +78,7 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
   const receivers = await startReceivers(t);
   const pool = makePool(() => connect(url, { max: 1 }));
   t.teardown(() => pool.end());
-  const webhooks: Subscription[] = [];
+  const webhooks: (Subscription & { readonly secrets: string[] })[] = [];
 
   const publishOn = async (connection: Sql, count: number, userId: string, rollBack: boolean) => {
     try {
@@ -86,7 +93,7 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
     receivers,
     publish: (count, { userId = "user_1", rollBack = false } = {}) =>
       publishOn(sql, count, userId, rollBack),
-    async webhook(name, options = {}) {
+    async webhook(name, { interrupted = false, ...options } = {}) {
       const { id, secret } = await createWebhook(sql, { ...options, url: receivers.url(name) });
       const { userId = "user_1", events = "{email.*}" } = options;
       const webhook = {
@@ -95,19 +102,28 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
         userId,
         events: events.slice(1, -1).split(","),
         secrets: [secret],
+        interrupted,
       };
       webhooks.push(webhook);
       return webhook;
     },
-    load({ connections, pauseMs }) {
+    async rotate({ id }) {
+      const [{ secret }] = await pool.ask(
+        (connection) => connection<[{ secret: string }]>`
+          select webhookpub.rotate_secret(${id}) as secret`,
+      );
+      webhooks.find((webhook) => webhook.id === id)?.secrets.push(secret);
+    },
+    load({ connections, pauseMs, userIds = ["user_1"] }) {
       const stop = new AbortController();
       t.teardown(() => stop.abort());
+      const userOf = (n: number) => userIds[n % userIds.length] ?? "";
       const publisher = async () => {
         const pool = makePool(() => connect(url, { max: 1 }));
         for (let n = 1; !stop.signal.aborted; n += 1) {
           // Whether a transaction committed that ended with an error, its record knows.
           await pool
-            .ask((connection) => publishOn(connection, 1 + (n % 7), "user_1", n % 5 === 0))
+            .ask((connection) => publishOn(connection, 1 + (n % 7), userOf(n), n % 5 === 0))
             .catch(() => sleep(50));
           if (pauseMs > 0) await sleep(pauseMs);
         }
