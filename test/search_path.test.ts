@@ -112,8 +112,11 @@ void t.test(
     // the attacker may call is called where they mean something else.
     const callable = await sql<{ call: string }[]>`
     select format('select %s(%s)', p.oid::regproc, (
-      select string_agg(format('null::%s', format_type(a.type, null)), ', ' order by a.n)
+      select string_agg(
+        format('null::%s.%I', t.typnamespace::regnamespace, t.typname), ', ' order by a.n
+      )
       from unnest(p.proargtypes) with ordinality as a (type, n)
+      join pg_type as t on t.oid = a.type
     )) as call
     from pg_proc as p
     where p.pronamespace in ('webhookpub'::regnamespace, 'graphile_worker'::regnamespace)
