@@ -57,7 +57,6 @@ begin
   end if;
 
   webhook_id := 'wh_' || webhookpub.random_hex();
-  signing_secret := webhookpub.new_secret();
   insert into webhookpub.webhooks
     (id, user_id, url, description, events, filters, headers, signature_scheme,
      max_in_flight, request_timeout, retry_schedule)
@@ -66,7 +65,10 @@ begin
      v_webhook.filters, webhookpub.lower_names(v_webhook.headers),
      v_webhook.signature_scheme, v_webhook.max_in_flight, v_webhook.request_timeout,
      v_webhook.retry_schedule);
-  insert into webhookpub.secrets (webhook_id, secret) values (create_webhook.webhook_id, signing_secret);
+  -- Made within the statement, so that it is nobody's parameter, which might be logged.
+  insert into webhookpub.secrets as k (webhook_id, secret)
+  values (create_webhook.webhook_id, webhookpub.new_secret())
+  returning k.secret into create_webhook.signing_secret;
   return next;
 end;
 $$;

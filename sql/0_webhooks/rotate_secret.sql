@@ -28,14 +28,16 @@ begin
   end if;
   perform webhookpub.lock_webhook(p_webhook_id);
   v_now := clock_timestamp();
-  v_secret := webhookpub.new_secret();
   -- At most two live secrets: the one before the last ends here, whatever its grace.
   delete from webhookpub.secrets as s
   where s.webhook_id = p_webhook_id and (s.expires_at is not null or p_grace = '0');
   update webhookpub.secrets as s
   set expires_at = v_now + p_grace
   where s.webhook_id = p_webhook_id;
-  insert into webhookpub.secrets (webhook_id, secret) values (p_webhook_id, v_secret);
+  -- Made within the statement, so that it is nobody's parameter, which might be logged.
+  insert into webhookpub.secrets as k (webhook_id, secret)
+  values (p_webhook_id, webhookpub.new_secret())
+  returning k.secret into v_secret;
   return v_secret;
 end;
 $$;
