@@ -6,8 +6,9 @@ import { fanOut } from "./fan_out.ts";
 import { latency } from "./latency.ts";
 import { publish } from "./publish.ts";
 import type { Bench, Options, Result } from "./support/bench.ts";
+import { views } from "./views.ts";
 
-const BENCHES: Record<string, Bench> = { publish, "fan-out": fanOut, deliver, latency };
+const BENCHES: Record<string, Bench> = { publish, "fan-out": fanOut, deliver, latency, views };
 
 const USAGE = `npm run bench -- [name ...] [--rounds N] [--small] [--lenient] [--json]
 

@@ -9,7 +9,14 @@ import type { Sql } from "../src/client.ts";
 import { root } from "../src/config.ts";
 import { type TestDatabase, testDatabase } from "./support/database.ts";
 import { freePort, startExampleReceiver } from "./support/example_receiver.ts";
-import { anchors, localLinks, readPage, readPages, sqlBlocks } from "./support/markdown.ts";
+import {
+  anchors,
+  localLinks,
+  readPage,
+  readPages,
+  shownColumns,
+  sqlBlocks,
+} from "./support/markdown.ts";
 import { refused } from "./support/refused.ts";
 import { until } from "./support/until.ts";
 import { startWorkerProcess } from "./support/worker_process.ts";
@@ -173,7 +180,11 @@ void t.test("every SQL block of the documentation runs", async (t) => {
     await t.test(page.path, async (t) => {
       const session = (await freshDatabase(t)).session();
       await runBlock(t, session, PRELUDE);
-      for (const block of sqlBlocks(page)) await runBlock(t, session, block);
+      for (const block of sqlBlocks(page)) {
+        const results = await runBlock(t, session, block);
+        const shown = shownColumns(page, block);
+        if (shown) t.strictSame(Object.keys(results.at(-1)?.[0] ?? {}), shown, "what is shown");
+      }
     });
   }
 });
@@ -210,7 +221,14 @@ void t.test("the documentation names", async (t) => {
     from information_schema.parameters as p
     where p.specific_schema = 'webhookpub'
       and p.specific_name like 'create_webhook_%' and p.parameter_mode = 'IN'`;
+  const metrics = await sql<{ name: string }[]>`select name from webhookpub.metrics`;
   const named = [
+    {
+      what: "metrics",
+      names: metrics.map((row) => row.name),
+      page: "docs/operations.md",
+      pattern: /^\| `([a-z]+(?:_[a-z]+)*)` /gm,
+    },
     {
       what: "error codes",
       names: sources.flat().flatMap((text) => text.match(/\bWH\d{3}\b/g) ?? []),

@@ -297,8 +297,8 @@ void t.test("every object has a comment, and so has every column that needs one"
     Object.entries(relation.columns).map(([column, comment]) => ({
       name: `${relation.name}.${column}`,
       comment,
-      // A view's columns are those of its tables; a default partition's are its parent's.
-      obvious: OBVIOUS.has(column) || relation.kind === "v" || relation.name.endsWith("_default"),
+      // A default partition's columns are its parent's.
+      obvious: OBVIOUS.has(column) || relation.name.endsWith("_default"),
     })),
   );
   none(
@@ -313,6 +313,44 @@ void t.test("every object has a comment, and so has every column that needs one"
       .map(({ name }) => name),
     "whole sentences",
   );
+  const others = await sql<{ name: string; comment: string | null }[]>`
+    select c.oid::regclass::text as name, obj_description(c.oid, 'pg_class') as comment
+    from pg_class as c
+    where c.relnamespace = 'webhookpub'::regnamespace and c.relkind = 'S'
+      -- One of an identity column belongs to it.
+      and not exists (select from pg_depend as d where d.objid = c.oid and d.deptype = 'i')
+    union all
+    select y.oid::regtype::text, obj_description(y.oid, 'pg_type')
+    from pg_type as y
+    where y.typnamespace = 'webhookpub'::regnamespace and y.typtype in ('e', 'd')`;
+  t.ok(others.length > 1);
+  none(
+    t,
+    others.filter(({ comment }) => !isSentence(comment)).map(({ name }) => name),
+    "sequences and types",
+  );
+});
+
+void t.test("the comment of a function names the errors that it raises", (t) => {
+  const wrong = files.flatMap(({ path, name, header }) => {
+    const from = header.findIndex((line) => line.startsWith("Raises"));
+    const raises = from < 0 ? [] : header.slice(from);
+    const length = raises.findIndex((line, i) => i > 0 && !line.startsWith(" "));
+    const codes =
+      raises
+        .slice(0, length < 0 ? undefined : length)
+        .join(" ")
+        .match(/WH\d{3}/g) ?? [];
+    const comment = functions.find((one) => one.name === name)?.comment ?? "";
+    const [, first, last] = /(WH\d{3}) to (WH\d{3})/.exec(comment) ?? [];
+    const named = (code: string) =>
+      comment.includes(code) ||
+      (first !== undefined && last !== undefined && first <= code && code <= last);
+    return codes.filter((code) => !named(code)).map((code) => `sql/${path}: ${code}`);
+  });
+  none(t, wrong, "WH…");
+  t.ok(functions.some(({ comment }) => comment?.includes("WH020")));
+  t.end();
 });
 
 void t.test("security definer functions pin their search_path, pg_temp last", (t) => {

@@ -2,15 +2,22 @@
 --
 -- Called by  psql; webhookpub.metrics.
 --
--- Counting stops at 10,000, so that there is an answer when it matters most.
+-- Counting stops at 10,000, so that there is an answer when it matters most. Ordered by the
+-- whole of an index: with row-level security, a constant status is not known to be one.
 
 create or replace view webhookpub.backlog
   with (security_invoker = true)
 as
   select
-    e.events_pending,
-    e.oldest_event,
-    e.events_failing,
+    e.count as events_pending,
+    (
+      select statement_timestamp() - o.created_at
+      from webhookpub.events as o
+      where o.status = 'pending'
+      order by o.status, o.expires_at
+      limit 1
+    ) as oldest_event,
+    f.count as events_failing,
     case
       when p.count < 10000 then p.count
       -- What vacuum or analyze last found in an index of those that are pending.
@@ -22,20 +29,28 @@ as
     end as deliveries_pending,
     d.deliveries_due,
     d.oldest_due,
-    f.deliveries_in_flight
+    l.deliveries_in_flight
   from (
-    select
-      count(*) as events_pending,
-      statement_timestamp() - min(w.created_at) as oldest_event,
-      count(w.retry_at) as events_failing
+    select count(*) as count
     from (
-      select e.created_at, e.retry_at
+      select
       from webhookpub.events as e
       where e.status = 'pending'
-      order by e.expires_at
+      order by e.status, e.expires_at
       limit 10000
     ) as w
   ) as e
+  cross join (
+    select count(w.retry_at) as count
+    from (
+      select e.retry_at
+      from webhookpub.events as e
+      where e.status = 'pending'
+      -- They stay while others go: before long they are the first.
+      order by e.status, e.expires_at
+      limit 1000
+    ) as w
+  ) as f
   cross join (
     select count(*) as count
     from (
@@ -80,7 +95,7 @@ as
       order by d.next_attempt_at
       limit 10000
     ) as w
-  ) as f;
+  ) as l;
 
 comment on view webhookpub.backlog is
   'What waits and how long it has, in one row. Counts stop at 10,000, which then means that many or more.';
@@ -89,7 +104,7 @@ comment on column webhookpub.backlog.events_pending is
 comment on column webhookpub.backlog.oldest_event is
   'How long the first of them has waited; more than a few seconds: no fan-out runs, or it fails.';
 comment on column webhookpub.backlog.events_failing is
-  'Those whose fan-out has failed and is tried again: event_log.last_error says why.';
+  'Of the first 1,000 of them, those whose fan-out has failed and is tried again: event_log.last_error says why.';
 comment on column webhookpub.backlog.deliveries_pending is
   'Deliveries that have not ended; above 10,000 an estimate, from the last vacuum or analyze.';
 comment on column webhookpub.backlog.deliveries_due is

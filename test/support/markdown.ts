@@ -42,6 +42,13 @@ export function sqlBlocks({ text }: Page): string[] {
   return [...text.matchAll(/^```sql\n(.*?)^```$/gms)].map(([, block]) => block ?? "");
 }
 
+/** The columns of the output that a page shows directly below a block of SQL, if it does. */
+export function shownColumns({ text }: Page, block: string): string[] | undefined {
+  const below = text.slice(text.indexOf(block) + block.length);
+  const header = /^```\n\n```text\n(.*)\n-/.exec(below)?.[1];
+  return header?.split("|").map((name) => name.trim());
+}
+
 /** The links that do not lead out of the project. */
 export function localLinks({ path, text }: Page): Link[] {
   return [...text.matchAll(/\]\((?!https?:)([^)#]*)#?([^)]*)\)/g)].map(([, to, anchor]) => ({

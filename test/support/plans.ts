@@ -45,15 +45,23 @@ export async function explained(sql: Sql, query: string): Promise<Explained> {
   };
 }
 
-function scansThrough(node: Node): string[] {
-  const read = (node["Actual Rows"] + (node["Rows Removed by Filter"] ?? 0)) * node["Actual Loops"];
-  const name = node["Relation Name"];
+/** What a plan reads of each table, all its partitions together, when it is too much. */
+function scansThrough(plan: Node): string[] {
+  const read = new Map<string, number>();
+  const visit = (node: Node): void => {
+    const table = node["Relation Name"]?.replace(/_(?:\d{8}|default)$/, "");
+    if (table !== undefined) {
+      const what = `${node["Node Type"]} of ${table}`;
+      const rows = node["Actual Rows"] + (node["Rows Removed by Filter"] ?? 0);
+      read.set(what, (read.get(what) ?? 0) + rows * node["Actual Loops"]);
+    }
+    node.Plans?.forEach(visit);
+  };
+  visit(plan);
   // The views that count stop at 10,000.
-  const limit = node["Node Type"] === "Seq Scan" ? 1000 : 10_000;
-  return [
-    ...(name !== undefined && read > limit
-      ? [`${node["Node Type"]} of ${name}: ${read} rows`]
-      : []),
-    ...(node.Plans ?? []).flatMap(scansThrough),
-  ];
+  const isTooMuch = (what: string, rows: number) =>
+    rows > (what.startsWith("Seq Scan") ? 1000 : 10_000);
+  return [...read]
+    .filter((one) => isTooMuch(...one))
+    .map(([what, rows]) => `${what}: ${rows} rows`);
 }

@@ -4,6 +4,8 @@ import type { Sql } from "../../src/client.ts";
 export interface Question {
   readonly what: string;
   readonly query: string;
+  /** The user to whom all of that belongs. */
+  readonly user: string;
 }
 
 /** The usual questions to each view, about something of a history that is there. */
@@ -33,5 +35,6 @@ export async function usualQuestions(sql: Sql): Promise<Question[]> {
   return questions.map(([view, rest]) => ({
     what: `${view} ${rest.replace(/ = '.*?'/, "")}`.trim(),
     query: `select * from webhookpub.${view} ${rest}`,
+    user: one.user_id,
   }));
 }

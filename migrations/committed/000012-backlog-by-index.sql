@@ -1,0 +1,125 @@
+--! Previous: sha1:c8c4f491dd07d07787ffb64c99e6b7c6f9ff2543
+--! Hash: sha1:aeebab6590225fc37c55952219091417fda0b621
+--! Message: backlog by index
+
+-- For whom row-level security counts, the planner may not look into the statistics of an
+-- enum, and takes every status for as frequent as any other. Few events are pending.
+alter table webhookpub.events alter column status set (n_distinct = 1000);
+
+--! Included 7_inspect/backlog.sql
+-- What waits and how long it has: one row.
+--
+-- Called by  psql; webhookpub.metrics.
+--
+-- Counting stops at 10,000, so that there is an answer when it matters most. Ordered by the
+-- whole of an index: with row-level security, a constant status is not known to be one.
+
+create or replace view webhookpub.backlog
+  with (security_invoker = true)
+as
+  select
+    e.count as events_pending,
+    (
+      select statement_timestamp() - o.created_at
+      from webhookpub.events as o
+      where o.status = 'pending'
+      order by o.status, o.expires_at
+      limit 1
+    ) as oldest_event,
+    f.count as events_failing,
+    case
+      when p.count < 10000 then p.count
+      -- What vacuum or analyze last found in an index of those that are pending.
+      else greatest(p.count, (
+        select c.reltuples::bigint
+        from pg_class as c
+        where c.oid = 'webhookpub.deliveries_due'::regclass
+      ))
+    end as deliveries_pending,
+    d.deliveries_due,
+    d.oldest_due,
+    l.deliveries_in_flight
+  from (
+    select count(*) as count
+    from (
+      select
+      from webhookpub.events as e
+      where e.status = 'pending'
+      order by e.status, e.expires_at
+      limit 10000
+    ) as w
+  ) as e
+  cross join (
+    select count(w.retry_at) as count
+    from (
+      select e.retry_at
+      from webhookpub.events as e
+      where e.status = 'pending'
+      -- They stay while others go: before long they are the first.
+      order by e.status, e.expires_at
+      limit 1000
+    ) as w
+  ) as f
+  cross join (
+    select count(*) as count
+    from (
+      select
+      from webhookpub.deliveries as d
+      where d.status = 'pending' and d.attempts >= 0
+      order by d.next_attempt_at
+      limit 10000
+    ) as w
+  ) as p
+  cross join (
+    select
+      count(*) as deliveries_due,
+      statement_timestamp() - min(w.next_attempt_at) as oldest_due
+    from (
+      select d.next_attempt_at
+      from webhookpub.deliveries as d
+      -- One look into an index for each; "offset 0" keeps the planner from joining.
+      cross join lateral (
+        select
+        from webhookpub.webhooks as w
+        where w.id = d.webhook_id and w.enabled and w.circuit_opened_at is null
+        offset 0
+      ) as w
+      where d.status = 'pending'
+        and d.attempts >= 0
+        and d.next_attempt_at <= statement_timestamp()
+      order by d.next_attempt_at
+      limit 10000
+    ) as w
+  ) as d
+  cross join (
+    select count(*) filter (where w.leased) as deliveries_in_flight
+    from (
+      select d.leased
+      from webhookpub.deliveries as d
+      where d.status = 'pending'
+        and d.attempts >= 0
+        -- The longest lease.
+        and d.next_attempt_at > statement_timestamp()
+        and d.next_attempt_at <= statement_timestamp() + interval '45 seconds'
+      order by d.next_attempt_at
+      limit 10000
+    ) as w
+  ) as l;
+
+comment on view webhookpub.backlog is
+  'What waits and how long it has, in one row. Counts stop at 10,000, which then means that many or more.';
+comment on column webhookpub.backlog.events_pending is
+  'Events that wait for the fan-out.';
+comment on column webhookpub.backlog.oldest_event is
+  'How long the first of them has waited; more than a few seconds: no fan-out runs, or it fails.';
+comment on column webhookpub.backlog.events_failing is
+  'Of the first 1,000 of them, those whose fan-out has failed and is tried again: event_log.last_error says why.';
+comment on column webhookpub.backlog.deliveries_pending is
+  'Deliveries that have not ended; above 10,000 an estimate, from the last vacuum or analyze.';
+comment on column webhookpub.backlog.deliveries_due is
+  'Those that could be sent now: their webhooks are enabled, and their circuits closed.';
+comment on column webhookpub.backlog.oldest_due is
+  'How long the first of them has been due; more than a few seconds: no worker runs, or its webhook is slow.';
+comment on column webhookpub.backlog.deliveries_in_flight is
+  'Those that a worker has: their answers are waited for.';
+--! EndIncluded 7_inspect/backlog.sql
