@@ -19,6 +19,8 @@ export interface Lease {
   readonly body: string;
   readonly allow_http: boolean;
   readonly allowed_networks: readonly string[];
+  /** There may be more that is due for its webhook. */
+  readonly more: boolean;
 }
 
 interface ConnectOptions {

@@ -1,24 +1,25 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { answerTo } from "./answer.ts";
 import { type Lease, leaseDeliveries } from "./client.ts";
-import { coalesce } from "./coalesce.ts";
 import { messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
 import type { Pool } from "./pool.ts";
 import { makeSender, type Sender } from "./post.ts";
 import { makeRecorder } from "./record.ts";
+import { type Claim, makeShares, type Turn } from "./shares.ts";
 
-/** After this, a webhook goes on in the background and its job makes room for others. */
-const JOB_MS = 1000;
+/** Leases that are asked for at once, and for how many webhooks each. */
+const ASK_WIDTH = 2;
+const ASK_LIMIT = 100;
 
 /** Delivers for any number of webhooks at once. */
 export interface Deliverer {
   /**
-   * Leases, POSTs and records until nothing is due for this webhook; resolves then, or
-   * after a second: a slow receiver must not hold a job slot. Deliveries belong to the
-   * lease, not to the job, so that nothing depends on when the job ends.
+   * Leases, POSTs and records until nothing is due for this webhook. Resolves as soon as
+   * that is under way or in line, for a slow receiver must not hold a job: deliveries belong
+   * to the lease. Only while the process has all the requests that it may have does it wait,
+   * so that other processes get the next jobs.
    */
-  deliver(webhookId: string): Promise<void>;
+  deliver(webhookId: string, userId: string): Promise<void>;
   /**
    * Leases nothing more; resolves when all that is under way is recorded.
    *
@@ -27,10 +28,19 @@ export interface Deliverer {
   drain(hurried: boolean): Promise<void>;
 }
 
-interface Loop {
-  /** Wakes the loop: an answer was recorded, or something new is due. */
-  poke: () => void;
-  readonly done: Promise<void>;
+/** A webhook that is being delivered to. */
+interface Course extends Claim {
+  readonly webhookId: string;
+  /** Requests under way, and answers that are not recorded yet. */
+  open: number;
+  /** It waits for its turn. */
+  inLine: boolean;
+  /** Leases are being asked for. */
+  asking: boolean;
+  /** Something became due since. */
+  again: boolean;
+  /** With the last leases there may have been more. */
+  more: boolean;
 }
 
 /**
@@ -43,115 +53,155 @@ export function makeDeliverer(
   pool: Pool,
   { maxInFlight, closed, log }: { maxInFlight: number; closed: readonly string[]; log: Log },
 ): Deliverer {
-  const loops = new Map<string, Loop>();
+  const courses = new Map<string, Course>();
+  const shares = makeShares<Course>(maxInFlight);
   const recorder = makeRecorder(pool, log);
-  let inFlight = 0;
+  const senderFor = makeSenders(closed);
+  let asks = 0;
+  let scheduled = false;
   let draining = false;
   let freed = Promise.withResolvers<void>();
+  const drained = Promise.withResolvers<void>();
 
-  const lease = coalesce(
-    async (webhookIds: string[]) => {
-      while (inFlight >= maxInFlight) await freed.promise;
-      if (draining) return webhookIds.map(() => []);
-      const share = Math.max(1, Math.floor((maxInFlight - inFlight) / webhookIds.length));
-      const leases = await pool.ask((sql) =>
-        leaseDeliveries(
-          sql,
-          webhookIds,
-          webhookIds.map(() => share),
-        ),
-      );
-      inFlight += leases.length;
-      const byWebhook = Map.groupBy(leases, (leased) => leased.webhook_id);
-      return webhookIds.map((id) => byWebhook.get(id) ?? []);
-    },
-    { width: 2, limit: 100 },
-  );
+  /** At the next turn of the event loop, so that what comes at once is asked for at once. */
+  const schedule = () => {
+    if (scheduled) return;
+    scheduled = true;
+    setImmediate(() => {
+      scheduled = false;
+      while (asks < ASK_WIDTH && !draining) {
+        const turns = shares.next(ASK_LIMIT);
+        if (turns.length === 0) break;
+        void ask(turns);
+      }
+      if (shares.free() > 0 || draining) {
+        freed.resolve();
+        freed = Promise.withResolvers<void>();
+      }
+      if (draining && asks === 0 && courses.size === 0) drained.resolve();
+    });
+  };
 
-  const exchange = async (leased: Lease): Promise<void> => {
+  const want = (course: Course) => {
+    if (course.asking) {
+      course.again = true;
+      return;
+    }
+    course.inLine = true;
+    shares.want(course);
+    schedule();
+  };
+
+  const ask = async (turns: readonly Turn<Course>[]): Promise<void> => {
+    asks += 1;
+    for (const { claim } of turns) {
+      claim.inLine = false;
+      claim.asking = true;
+      claim.again = false;
+    }
+    const leases = await lease(turns);
+    asks -= 1;
+    for (const { claim: course, room } of turns) {
+      const own = leases?.get(course.webhookId) ?? [];
+      course.asking = false;
+      course.open += own.length;
+      // None came: is none due, or no room? While some are open, the next answer asks again.
+      if (own.length > 0 || course.open === 0) course.more = own.some(({ more }) => more);
+      shares.give(course, room - own.length);
+      for (const leased of own) void exchange(course, leased);
+      if (course.again || (course.more && own.length === room)) want(course);
+      else forget(course);
+    }
+    schedule();
+  };
+
+  const lease = async (turns: readonly Turn<Course>[]) => {
+    const webhookIds = turns.map(({ claim }) => claim.webhookId);
+    const rooms = turns.map(({ room }) => room);
+    try {
+      const leases = await pool.ask((sql) => leaseDeliveries(sql, webhookIds, rooms));
+      return Map.groupBy(leases, (leased) => leased.webhook_id);
+    } catch (error) {
+      // The tick finds what is left, when the database is back.
+      log.error(`leasing for ${webhookIds.length} webhooks: ${messageOf(error)}`);
+      return undefined;
+    }
+  };
+
+  const exchange = async (course: Course, leased: Lease): Promise<void> => {
     const begun = performance.now();
     try {
       const outcome = await senderFor(leased)
         .post(leased)
         .finally(() => {
-          inFlight -= 1;
-          freed.resolve();
-          freed = Promise.withResolvers<void>();
+          shares.give(course, 1);
+          schedule();
         });
+      course.answered = outcome.kind === "responded";
       await recorder.record(answerTo(leased, outcome, performance.now() - begun));
     } catch (error) {
       log.error(`delivery ${leased.delivery_id}: ${messageOf(error)}`);
     }
+    course.open -= 1;
+    if (course.more && !draining) want(course);
+    else forget(course);
   };
 
-  const run = async (webhookId: string, wait: () => Promise<void>, poke: () => void) => {
-    let own = 0;
-    for (;;) {
-      const leases = draining ? [] : await lease(webhookId);
-      for (const leased of leases) {
-        own += 1;
-        void exchange(leased).then(() => {
-          own -= 1;
-          poke();
-        });
-      }
-      if (own === 0) return;
-      await wait();
-    }
+  /** Ends a course that has come to its end. */
+  const forget = (course: Course) => {
+    if (course.open > 0 || course.asking || (course.inLine && !draining)) return;
+    courses.delete(course.webhookId);
+    if (draining) schedule();
   };
 
-  const start = (webhookId: string): Loop => {
-    let poked = Promise.withResolvers<void>();
-    const wait = async () => {
-      await poked.promise;
-      poked = Promise.withResolvers<void>();
-    };
-    const poke = () => poked.resolve();
-    const done = run(webhookId, wait, poke)
-      // The tick finds what is left, when the database is back.
-      .catch((error: unknown) => log.error(`leasing for ${webhookId}: ${messageOf(error)}`))
-      .finally(() => loops.delete(webhookId));
-    const loop = { poke, done };
-    loops.set(webhookId, loop);
-    return loop;
+  return {
+    async deliver(webhookId, userId) {
+      if (draining) return;
+      const course = courses.get(webhookId) ?? {
+        webhookId,
+        userId,
+        held: 0,
+        answered: false,
+        open: 0,
+        inLine: false,
+        asking: false,
+        again: false,
+        more: false,
+      };
+      courses.set(webhookId, course);
+      want(course);
+      while (shares.free() === 0 && !draining) await freed.promise;
+    },
+    async drain(hurried) {
+      draining = true;
+      if (hurried) recorder.hurry();
+      // What is only in line goes to others.
+      for (const course of courses.values()) forget(course);
+      schedule();
+      await drained.promise;
+      await senderFor.close();
+    },
   };
+}
 
+/** A sender for the settings in force, which came with the lease. */
+function makeSenders(closed: readonly string[]) {
   let sender: Sender | undefined;
-  let senderKey: string | undefined;
-  /** The settings in force came with the lease; a change of them makes a new sender. */
+  let allowHttp: boolean | undefined;
+  let allowed: string | undefined;
   const senderFor = (leased: Lease): Sender => {
-    const key = `${leased.allow_http} ${leased.allowed_networks.join()}`;
-    if (sender === undefined || key !== senderKey) {
+    const networks = leased.allowed_networks.join();
+    if (sender === undefined || allowHttp !== leased.allow_http || allowed !== networks) {
       void sender?.close();
       sender = makeSender({
         allowHttp: leased.allow_http,
         allowed: leased.allowed_networks,
         closed,
       });
-      senderKey = key;
+      allowHttp = leased.allow_http;
+      allowed = networks;
     }
     return sender;
   };
-
-  return {
-    async deliver(webhookId) {
-      const running = loops.get(webhookId);
-      if (running) {
-        running.poke();
-        return;
-      }
-      const release = new AbortController();
-      await Promise.race([
-        start(webhookId).done,
-        sleep(JOB_MS, undefined, { signal: release.signal }).catch(() => {}),
-      ]);
-      release.abort();
-    },
-    async drain(hurried) {
-      draining = true;
-      if (hurried) recorder.hurry();
-      await Promise.all([...loops.values()].map((loop) => loop.done));
-      await sender?.close();
-    },
-  };
+  return Object.assign(senderFor, { close: async () => sender?.close() });
 }

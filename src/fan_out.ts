@@ -24,7 +24,7 @@ export async function fanOutUntilIdle(sql: Sql, signal: AbortSignal): Promise<vo
       if ((await answered(fanOut(sql))) > 0) lastEvent = performance.now();
       else await sleep(POLL_MS);
       if (performance.now() - lastWake >= WAKE_MS) {
-        await answered(wake(sql, "10 seconds"));
+        await answered(wake(sql, "1 second"));
         lastWake = performance.now();
       }
     }

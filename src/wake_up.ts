@@ -35,7 +35,7 @@ export function makeWakeUp(url: string | undefined, log: Log): WakeUp {
   const tick = async () => {
     const begun = performance.now();
     // What became due since the last tick, and some more; after a start, ever.
-    const window = lastTick === undefined ? null : Math.ceil((begun - lastTick) / 1000) + 10;
+    const window = lastTick === undefined ? null : Math.ceil((begun - lastTick) / 1000) + 2;
     try {
       if (!listening) {
         listening = true;

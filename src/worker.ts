@@ -11,7 +11,7 @@ import { makeWakeUp, type WakeUp } from "./wake_up.ts";
 /** What the tasks of one worker process share. */
 export interface Worker {
   fanOut(): Promise<void>;
-  deliver(webhookId: string): Promise<void>;
+  deliver(webhookId: string, userId: string): Promise<void>;
   maintain(): Promise<void>;
   /**
    * Takes nothing new; resolves when all that is under way is recorded.
@@ -105,7 +105,7 @@ function makeWorker(pool: Pool, { deliverer, wakeUp, openAwake, log }: Parts): W
         fanningOut = undefined;
       }
     },
-    deliver: (webhookId) => deliverer.deliver(webhookId),
+    deliver: (webhookId, userId) => deliverer.deliver(webhookId, userId),
     async maintain() {
       for (const { task, affected } of await pool.ask(maintain)) log.info(`${task}: ${affected}`);
     },

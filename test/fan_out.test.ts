@@ -210,7 +210,8 @@ void t.test("two fan-outs at once share 1,000 events, each event exactly once", 
       count(distinct (event_id, webhook_id))::integer as different
     from webhookpub.deliveries`;
   t.strictSame(deliveries, { all: 4000, different: 4000 });
-  t.equal((await deliverJobs(sql)).length, 4);
+  // Where both met at a job there may be one beside it, without a key.
+  t.equal((await deliverJobs(sql)).filter((key) => key !== null).length, 4);
 });
 
 void t.test("a tick that meets another at the same webhooks only waits for its end", async (t) => {
@@ -391,7 +392,7 @@ void t.test("plans made for empty tables do not make a tick read whole tables la
 void t.test("a webhook whose job is being run gets another that will run", async (t) => {
   const { sql, session } = await testDatabase(t);
   const [runner, adder] = [session(), session()];
-  const pid = await backendOf(adder);
+  const runnerPid = await backendOf(runner);
   const lockJob = () => runner`
     update graphile_worker._private_jobs
     set locked_at = now(), locked_by = 'somebody' where key = 'wh_a'`;
@@ -415,10 +416,8 @@ void t.test("a webhook whose job is being run gets another that will run", async
     await adder`select webhookpub.add_deliver_jobs('{wh_a}')`;
     await runner`begin`;
     await lockJob();
-    const added = adder`select webhookpub.add_deliver_jobs('{wh_b,wh_a}')`.execute();
-    await untilBlocked(sql, pid);
+    await adder`select webhookpub.add_deliver_jobs('{wh_b,wh_a}')`;
     await runner`commit`;
-    await added;
     t.equal(await waiting(), 2, "one for each of the two");
     const [job] = await sql`
       select p.payload ->> 'webhook_id' as webhook_id
@@ -430,14 +429,32 @@ void t.test("a webhook whose job is being run gets another that will run", async
 
   await t.test("when somebody holds its row for other reasons", async (t) => {
     await adder`select webhookpub.add_deliver_jobs('{wh_a}')`;
+    // As if it were of this instant: one that waits already would be left alone.
+    await sql`
+      update graphile_worker._private_jobs set updated_at = now() + interval '1 hour'`;
     await runner`begin`;
     await runner`select from graphile_worker._private_jobs for update`;
-    const added = adder`select webhookpub.add_deliver_jobs('{wh_a}')`.execute();
-    await untilBlocked(sql, pid);
+    await adder`select webhookpub.add_deliver_jobs('{wh_a}')`;
     await runner`rollback`;
-    await added;
-    t.strictSame(await deliverJobs(sql), ["wh_a"], "the same one");
-    t.equal(await waiting(), 1);
+    t.equal(await waiting(), 2, "another beside it");
+    await sql`delete from graphile_worker._private_jobs`;
+  });
+
+  await t.test("when many are being completed, in whatever order", async (t) => {
+    await adder`select webhookpub.add_deliver_jobs('{wh_a,wh_b,wh_c}')`;
+    await sql`update graphile_worker._private_jobs set locked_at = now(), locked_by = 'somebody'`;
+    await runner`begin`;
+    await runner`delete from graphile_worker._private_jobs where key = 'wh_c'`;
+    await adder`begin`;
+    await adder`select webhookpub.add_deliver_jobs('{wh_a,wh_b,wh_c}')`;
+    const completed =
+      runner`delete from graphile_worker._private_jobs where key = 'wh_a'`.execute();
+    await untilBlocked(sql, runnerPid);
+    await adder`select webhookpub.add_deliver_jobs('{wh_c}')`;
+    await adder`commit`;
+    await completed;
+    await runner`commit`;
+    t.equal(await waiting(), 4, "no deadlock");
   });
 });
 

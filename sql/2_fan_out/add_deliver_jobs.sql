@@ -1,7 +1,8 @@
 -- Makes sure that each of these webhooks has a job that will look for its due deliveries.
 --
 -- Called by  webhookpub.fan_out, webhookpub.wake_deliveries, and steering functions.
--- Locks      the webhooks' job rows, in the order of their ids.
+-- Locks      the webhooks' job rows: those that are there, skipping what somebody else
+--            holds; then, in the order of their ids, those that are new.
 --
 -- A job that has been waiting for a while goes on waiting: workers are busy, and it will
 -- find what is new. Without that each batch would rewrite the jobs of all webhooks, and
@@ -9,6 +10,9 @@
 -- renewed: else a worker could take it before what it is for has been committed. If one
 -- takes an old one just now, the next look for what is due, at most a second later, adds
 -- another.
+--
+-- A job that somebody holds is being taken or completed, many at once and in no order. To
+-- wait for it could end in a deadlock, which no worker outlives: it gets another beside it.
 
 create or replace function webhookpub.add_deliver_jobs (
   p_webhook_ids text[]
@@ -22,39 +26,52 @@ create or replace function webhookpub.add_deliver_jobs (
   set jit = off
 as $$
   with wanted as materialized (
-    select distinct w.id
-    from unnest(p_webhook_ids) as w (id)
+    select
+      i.id,
+      json_build_object('webhook_id', i.id, 'user_id', (
+        -- Whose it is, so that a worker can share fairly.
+        select w.user_id from webhookpub.webhooks as w where w.id = i.id
+      )) as payload
+    from (select distinct p.id from unnest(p_webhook_ids) as p (id)) as i
     where not exists (
       select
       from graphile_worker.jobs as j
-      where j.key = w.id
+      where j.key = i.id
         and j.locked_at is null
         and j.attempts < j.max_attempts
         and j.run_at <= clock_timestamp()
         and j.updated_at < clock_timestamp() - interval '100 milliseconds'
     )
   ),
+  ours as materialized (
+    select j.key
+    from graphile_worker._private_jobs as j
+    where j.key = any (array(select w.id from wanted as w))
+    for update skip locked
+  ),
+  free as materialized (
+    select w.id, w.payload
+    from wanted as w
+    where w.id in (select o.key from ours as o)
+      or not exists (select from graphile_worker.jobs as j where j.key = w.id)
+  ),
   added as materialized (
     select j.key
     from graphile_worker.add_jobs(array(
-      select row(
-        'webhook_deliver', json_build_object('webhook_id', w.id), null, null, null, w.id,
-        null, null
-      )::graphile_worker.job_spec
-      from wanted as w
-      order by w.id
+      select row('webhook_deliver', f.payload, null, null, null, f.id, null, null)
+        ::graphile_worker.job_spec
+      from free as f
+      order by f.id
     )) as j
-    where exists (select from wanted)
+    where exists (select from free)
   ),
-  -- add_jobs leaves out a key whose job was locked in that very instant.
+  -- add_jobs, too, leaves out a key whose job was taken in that very instant.
   missed as (
-    select w.id from wanted as w where w.id not in (select a.key from added as a)
+    select w.payload from wanted as w where w.id not in (select a.key from added as a)
   )
   select count(*)
   from missed as m
-  cross join lateral graphile_worker.add_job(
-    'webhook_deliver', json_build_object('webhook_id', m.id)
-  ) as j;
+  cross join lateral graphile_worker.add_job('webhook_deliver', m.payload) as j;
 $$;
 
 comment on function webhookpub.add_deliver_jobs (text[]) is

@@ -3,14 +3,16 @@
 --
 -- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
 -- Locks      the deliveries, skipping those that somebody else holds.
--- Returns    their ids, or null.
+-- Returns    their ids, or null; and the webhooks of which there may be more: those that
+--            used up their room.
 
 create or replace function webhookpub.due_deliveries (
   p_webhook_ids text[],
   p_limits integer[],
-  p_now timestamptz
+  p_now timestamptz,
+  out due text[],
+  out cut_short text[]
 )
-  returns text[]
   language sql
   volatile
   -- From few webhooks to few deliveries, by index, whatever stale statistics say.
@@ -18,7 +20,7 @@ create or replace function webhookpub.due_deliveries (
   set jit = off
   set enable_bitmapscan = off
 as $$
-  select array_agg(f.id)
+  select array_agg(f.id), array_agg(w.id) filter (where f.n = w.room)
   from unnest(p_webhook_ids, p_limits) as p (id, room)
   cross join lateral (
     select w.id, least(p.room, webhookpub.requests_allowed(w, p_now) - (
@@ -32,7 +34,7 @@ as $$
     offset 0
   ) as w
   cross join lateral (
-    select u.id
+    select u.id, row_number() over () as n
     from (
       -- Those whose worker was lost come first.
       select l.id
@@ -62,4 +64,4 @@ as $$
 $$;
 
 comment on function webhookpub.due_deliveries (text[], integer[], timestamptz) is
-  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns their ids.';
+  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns their ids, and the webhooks that may have more.';

@@ -5,6 +5,7 @@
 --            ids; then the deliveries, skipping those that somebody else holds.
 -- Returns    one row for each leased delivery. timeout_ms is the deadline of the whole
 --            exchange; the lease lasts 15 s longer, so that its answer can be recorded.
+--            more: the webhook used up its room, so there may be more that is due.
 --
 -- The lease is next_attempt_at itself: an answer, a retry and a worker that died are all
 -- the same thing, a pending row that is due or not.
@@ -23,7 +24,8 @@ create or replace function webhookpub.lease_deliveries (
     headers jsonb,
     body text,
     allow_http boolean,
-    allowed_networks text[]
+    allowed_networks text[],
+    more boolean
   )
   language plpgsql
   volatile
@@ -39,13 +41,15 @@ declare
   v_seconds bigint;
   v_settings webhookpub.settings;
   v_due text[];
+  v_cut_short text[];
 begin
   -- A statement of its own: the next one must see what the last holder did.
   perform pg_advisory_xact_lock(2003006833, hashtext(o.id))
   from (select distinct p.id from unnest(p_webhook_ids) as p (id) order by p.id) as o;
   v_now := clock_timestamp();
   v_seconds := floor(extract(epoch from v_now));
-  v_due := webhookpub.due_deliveries(p_webhook_ids, p_limits, v_now);
+  select d.due, d.cut_short into v_due, v_cut_short
+  from webhookpub.due_deliveries(p_webhook_ids, p_limits, v_now) as d;
   if v_due is null then
     return;
   end if;
@@ -92,7 +96,8 @@ begin
     end,
     n.body,
     v_settings.allow_http,
-    v_settings.allowed_networks::text[]
+    v_settings.allowed_networks::text[],
+    coalesce(l.webhook_id = any (v_cut_short), false)
   from leased as l
   -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
   cross join lateral (

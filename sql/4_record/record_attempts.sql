@@ -81,12 +81,12 @@ begin
         when a.gone or t.attempts - t.lost >= t.max_attempts then 'failed'
         else 'pending'
       end as status,
-      webhookpub.next_attempt_at(
+      case when not a.succeeded then webhookpub.next_attempt_at(
         w.retry_schedule,
         t.attempts - t.lost,
         case when a.status_code in (429, 503) then webhookpub.retry_after(a.retry_after, v_now) end,
         v_now
-      ) as next_attempt_at
+      ) end as next_attempt_at
     from answer as a
     join target as t on t.id = a.delivery_id
     join webhookpub.webhooks as w on w.id = t.webhook_id

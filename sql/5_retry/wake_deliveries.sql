@@ -3,6 +3,9 @@
 --
 -- Called by  webhookpub.wake.
 -- Returns    how many webhooks were woken.
+--
+-- A tick looks at what became due last, and at no more of it than it can read in passing:
+-- what it does not come to has a job, and else is found within a minute.
 
 create or replace function webhookpub.wake_deliveries (
   p_since timestamptz
@@ -18,34 +21,63 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_webhook_ids text[];
 begin
-  select array_agg(u.webhook_id) into v_webhook_ids
-  from (
-    select distinct d.webhook_id
-    from webhookpub.deliveries as d
-    where d.status = 'pending'
-      and d.attempts >= 0
-      and d.next_attempt_at <= v_now
-      and d.next_attempt_at >= p_since
-    union
-    -- What became due before a circuit's pause was over is older than the window.
-    select w.id
+  if p_since > '-infinity' then
+    select array_agg(distinct d.webhook_id) into v_webhook_ids
+    from (
+      select d.webhook_id
+      from webhookpub.deliveries as d
+      where d.status = 'pending' and d.attempts >= 0
+        and d.next_attempt_at between p_since and v_now
+      order by d.next_attempt_at desc
+      limit 2000
+    ) as d;
+    -- What became due before a circuit's pause was over is older than that.
+    select v_webhook_ids || array_agg(w.id) into v_webhook_ids
     from webhookpub.webhooks as w
-    where w.circuit_retry_at <= v_now and w.enabled and exists (
+    where w.circuit_retry_at <= v_now;
+  else
+    -- From one webhook with pending deliveries to the next, by one look into the index.
+    with recursive pending as (
+      select min(d.webhook_id) as webhook_id
+      from webhookpub.deliveries as d
+      where d.status = 'pending'
+      union all
+      select (
+        select min(d.webhook_id)
+        from webhookpub.deliveries as d
+        where d.status = 'pending' and d.webhook_id > p.webhook_id
+      )
+      from pending as p
+      where p.webhook_id is not null
+    )
+    select array_agg(p.webhook_id) into v_webhook_ids
+    from pending as p
+    where p.webhook_id is not null;
+  end if;
+
+  select array_agg(w.id) into v_webhook_ids
+  from webhookpub.webhooks as w
+  where w.id = any (v_webhook_ids) and w.enabled
+    and exists (
       select
       from webhookpub.deliveries as d
       where d.webhook_id = w.id and d.status = 'pending' and d.leased in (true, false)
         and d.next_attempt_at <= v_now
     )
-  ) as u
-  join webhookpub.webhooks as w on w.id = u.webhook_id and w.enabled
-  -- One that has as many requests under way as it may is left alone: with the next answer
-  -- its worker comes back for more.
-  where webhookpub.requests_allowed(w, v_now) > (
-    select count(*)
-    from webhookpub.deliveries as b
-    where b.webhook_id = u.webhook_id and b.status = 'pending' and b.leased
-      and b.next_attempt_at > v_now
-  );
+    -- One that has as many requests under way as it may is left alone: with the next answer
+    -- its worker comes back for more.
+    and webhookpub.requests_allowed(w, v_now) > (
+      select count(*)
+      from webhookpub.deliveries as b
+      where b.webhook_id = w.id and b.status = 'pending' and b.leased
+        and b.next_attempt_at > v_now
+    )
+    -- A worker has just taken its job, and will look.
+    and not exists (
+      select
+      from graphile_worker.jobs as j
+      where j.key = w.id and j.locked_at > v_now - interval '2 seconds'
+    );
   if v_webhook_ids is null then
     return 0;
   end if;
