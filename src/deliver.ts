@@ -109,7 +109,7 @@ export function makeDeliverer(
       if (own.length > 0 || course.open === 0) course.more = own.some(({ more }) => more);
       shares.give(course, room - own.length);
       for (const leased of own) void exchange(course, leased);
-      if (course.again || (course.more && own.length === room)) want(course);
+      if (!draining && (course.again || (course.more && own.length === room))) want(course);
       else forget(course);
     }
     schedule();
