@@ -12,10 +12,9 @@ create or replace function webhookpub.event_id (
   parallel safe
 as $$
 begin
-  if pg_catalog.cardinality(parts) is distinct from 0
-    and pg_catalog.array_position(parts, null) is null
-    and parts is not null
-  then
+  if (case
+    when pg_catalog.array_ndims(parts) = 1 then pg_catalog.array_position(parts, null) is null
+  end) then
     return 'evt_' || pg_catalog.left(
       pg_catalog.encode(
         pg_catalog.sha256(
@@ -29,8 +28,8 @@ begin
   raise exception using
     errcode = 'WH001',
     message = pg_catalog.format(
-      'event id parts %s: at least one is needed and none may be null',
-      coalesce(pg_catalog.quote_literal(parts::text), 'null')
+      'event id parts %s: a flat list of at least one is needed, and none may be null',
+      coalesce(pg_catalog.quote_literal(pg_catalog.left(parts::text, 200)), 'null')
     ),
     hint = 'Leave out parts that are unknown, or use webhookpub.random_event_id().';
 end;

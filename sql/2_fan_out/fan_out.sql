@@ -41,7 +41,7 @@ begin
       where e.status = 'pending'
         and (e.retry_at is null or e.retry_at <= clock_timestamp())
       order by e.expires_at
-      limit p_limit
+      limit greatest(p_limit, 0)
       for update skip locked
     ) as p;
     if v_events is not null then
@@ -51,6 +51,9 @@ begin
       delivery_count := v_done.delivery_count;
     end if;
   exception when others then
+    if v_events is null then
+      raise; -- No event's fault: none was taken.
+    end if;
     foreach v_event in array v_events loop
       begin
         select array_agg(p.event) into v_events

@@ -33,7 +33,9 @@ begin
       'webhook_fan_out', job_key => 'webhook_fan_out', priority => -1
     );
   end if;
-  perform webhookpub.wake_deliveries(coalesce(v_now - p_window, '-infinity'));
+  perform webhookpub.wake_deliveries(
+    case when p_window < '100 years' then v_now - greatest(p_window, '0') else '-infinity' end
+  );
 end;
 $$;
 

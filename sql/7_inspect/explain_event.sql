@@ -26,7 +26,9 @@ begin
   if not found then
     raise exception using
       errcode = 'WH020',
-      message = format('no such event: %s', coalesce(quote_literal(explain_event.event_id), 'null')),
+      message = format(
+        'no such event: %s', coalesce(quote_literal(left(explain_event.event_id, 210)), 'null')
+      ),
       hint = 'Events are kept for settings.event_retention.';
   end if;
   v_data := coalesce(

@@ -32,7 +32,9 @@ declare
   v_replay_id constant text := 'rpl_' || webhookpub.random_hex();
   v_webhook constant webhookpub.webhooks := webhookpub.find_webhook(p_webhook_id, true);
   -- No delivery is older than its event, and ids are in the order of time.
-  v_first_id constant text := left(webhookpub.delivery_id(greatest(p_since, 'epoch')), 16);
+  v_first_id constant text := left(
+    webhookpub.delivery_id(least(greatest(p_since, 'epoch'), v_now)), 16
+  );
   v_expires_at timestamptz;
   v_count bigint;
 begin

@@ -1,0 +1,458 @@
+// Two sessions that want the same thing at once. What comes first is decided by locks, never by
+// time: one holds what the other needs, and the test goes on when the other is seen waiting.
+import { Webhook } from "standardwebhooks";
+import t, { type Test } from "tap";
+import { type Sql } from "../src/client.ts";
+import { testDatabase } from "./support/database.ts";
+import { createWebhook, publish } from "./support/scene.ts";
+import { backendOf, untilBlocked } from "./support/waiting.ts";
+
+/** Starts a call in a session of its own, and waits until it waits for a lock. */
+async function blocked(
+  sql: Sql,
+  session: Sql,
+  call: (session: Sql) => Promise<unknown>,
+): Promise<{ done: Promise<unknown> }> {
+  const pid = await backendOf(session);
+  const done = call(session);
+  done.catch(() => {}); // the test looks at it later
+  await untilBlocked(sql, pid);
+  return { done };
+}
+
+/** How the deliveries of a webhook stand. */
+async function deliveriesOf(sql: Sql, webhookId: string): Promise<string[]> {
+  const rows = await sql<{ status: string }[]>`
+    select status from webhookpub.deliveries where webhook_id = ${webhookId} order by id`;
+  return rows.map((row) => row.status);
+}
+
+/** A trigger that lets the inserts of a table wait while somebody holds advisory lock 7. */
+async function gate(sql: Sql, table: string): Promise<void> {
+  await sql.unsafe(`
+    create or replace function public.wait_at_gate() returns trigger language plpgsql as $$
+    begin
+      perform pg_advisory_xact_lock_shared(7);
+      return null;
+    end $$`);
+  await sql.unsafe(`
+    create trigger wait_at_gate before insert on ${table}
+    for each statement execute function public.wait_at_gate()`);
+}
+
+interface Steering {
+  readonly what: string;
+  readonly steer: (session: Sql, webhookId: string) => Promise<unknown>;
+  /** What stands when both are over, and maintenance has run. */
+  readonly expected: string[];
+}
+
+const STEERINGS: readonly Steering[] = [
+  {
+    what: "deleted",
+    steer: (session, id) => session`select webhookpub.delete_webhook(${id})`,
+    expected: ["cancelled"],
+  },
+  {
+    what: "disabled",
+    steer: (session, id) => session`select webhookpub.disable_webhook(${id})`,
+    expected: ["pending"],
+  },
+  {
+    what: "updated to other events",
+    steer: (session, id) =>
+      session`select webhookpub.update_webhook(${id}, p_events => '{email.sent}')`,
+    expected: ["pending"],
+  },
+];
+
+for (const { what, steer, expected } of STEERINGS) {
+  void t.test(`a webhook ${what} while a fan-out has matched it already`, async (t) => {
+    const { sql, session } = await testDatabase(t);
+    await gate(sql, "webhookpub.deliveries");
+    const { id } = await createWebhook(sql);
+    const [eventId] = await publish(sql);
+    const [holder, fanOut, steerer] = [session(), session(), session()];
+    await holder`select pg_advisory_lock(7)`;
+    // Its snapshot is from before, and so is its decision.
+    const { done } = await blocked(sql, fanOut, (one) => one`select webhookpub.fan_out()`);
+    await steer(steerer, id);
+    t.strictSame(await deliveriesOf(sql, id), [], "steering waits for no fan-out");
+    await holder`select pg_advisory_unlock(7)`;
+    await done;
+    await sql`select from webhookpub.maintain()`;
+    t.strictSame(await deliveriesOf(sql, id), expected);
+    const [event] = await sql`
+      select status, matched_webhook_ids from webhookpub.events where id = ${eventId!}`;
+    t.strictSame(event, { status: "processed", matched_webhook_ids: [id] }, "the decision is kept");
+    const leased = await sql`select from webhookpub.lease_deliveries(${[id]})`;
+    t.equal(leased.count, what === "updated to other events" ? 1 : 0, "what goes out");
+  });
+
+  void t.test(`a webhook ${what} before a fan-out begins gets nothing`, async (t) => {
+    const { sql, session } = await testDatabase(t);
+    const { id } = await createWebhook(sql);
+    await publish(sql);
+    await steer(sql, id);
+    await session()`select webhookpub.fan_out()`;
+    t.strictSame(await deliveriesOf(sql, id), []);
+  });
+
+  void t.test(`a webhook that is being ${what} counts as it was until that commits`, async (t) => {
+    const { sql, session } = await testDatabase(t);
+    const { id } = await createWebhook(sql);
+    await publish(sql);
+    const steerer = session();
+    await steerer`begin`;
+    await steer(steerer, id);
+    // It does not wait either: if it did, this would end it with an error.
+    const fanOut = session();
+    await fanOut`set lock_timeout = '10s'`;
+    await fanOut`select webhookpub.fan_out()`;
+    t.strictSame(await deliveriesOf(sql, id), ["pending"]);
+    await steerer`commit`;
+    await sql`select from webhookpub.maintain()`;
+    t.strictSame(await deliveriesOf(sql, id), expected);
+  });
+}
+
+void t.test(
+  "a recording meets the deletion of its webhook: one comes after the other",
+  async (t) => {
+    for (const first of ["record", "delete"] as const) {
+      const { sql, session } = await testDatabase(t);
+      const { id } = await createWebhook(sql);
+      await publish(sql);
+      await sql`select webhookpub.fan_out()`;
+      const [lease] = await sql`
+      select delivery_id, attempt, started_at from webhookpub.lease_deliveries(${[id]})`;
+      const acts = {
+        record: (one: Sql) => record(one, [{ ...lease, status: 200 } as Answered]),
+        delete: (one: Sql) => one`select webhookpub.delete_webhook(${id})`,
+      };
+      const [leader, follower] = [session(), session()];
+      await leader`begin`;
+      await acts[first](leader);
+      const second = first === "record" ? "delete" : "record";
+      const { done } = await blocked(sql, follower, acts[second]);
+      await leader`commit`;
+      await done;
+      t.strictSame(
+        await deliveriesOf(sql, id),
+        [first === "record" ? "delivered" : "cancelled"],
+        `${first} first`,
+      );
+      t.equal((await sql`select from webhookpub.attempts`).count, 1, "the answer is kept");
+    }
+  },
+);
+
+interface Answered {
+  readonly delivery_id: string;
+  readonly attempt: number;
+  readonly started_at: string;
+  readonly status: number;
+}
+
+/** Records answers with a status each. */
+async function record(session: Sql, answers: readonly Answered[]): Promise<void> {
+  const none = answers.map(() => null);
+  await session`
+    select webhookpub.record_attempts(
+      ${answers.map((one) => one.delivery_id)}, ${answers.map((one) => one.attempt)}::integer[],
+      ${answers.map((one) => one.started_at)}::timestamptz[], ${answers.map(() => 5)}::integer[],
+      ${answers.map(() => "responded")}, ${answers.map((one) => one.status)}::integer[],
+      ${none}::text[], ${none}::text[], ${none}::text[]
+    )`;
+}
+
+void t.test(
+  "a webhook that twenty sessions see fail is disabled once, with one event",
+  async (t) => {
+    const { sql, session } = await testDatabase(t);
+    for (const { status, reason } of [
+      { status: 410, reason: "gone" },
+      { status: 500, reason: "failing" },
+    ]) {
+      const userId = `user_${status}`;
+      const { id } = await createWebhook(sql, { userId, maxInFlight: 20 });
+      await publish(sql, { userId, count: 20 });
+      await sql`select webhookpub.fan_out()`;
+      const leases = await sql<Answered[]>`
+      select delivery_id, attempt, started_at, ${status}::integer as status
+      from webhookpub.lease_deliveries(${[id]})`;
+      t.equal(leases.length, 20);
+      const holder = session();
+      await holder`begin`;
+      await holder`select from webhookpub.webhooks where id = ${id} for update`;
+      const all = await Promise.all(
+        leases.map((lease) => blocked(sql, session(), (one) => record(one, [lease]))),
+      );
+      await holder`commit`;
+      await Promise.all(all.map(({ done }) => done));
+      if (reason === "failing") {
+        t.match(
+          await health(sql, id),
+          { enabled: true, failures: 10 },
+          "counted, as far as needed",
+        );
+        await sql`
+        update webhookpub.webhooks set failing_since = failing_since - interval '73 hours'
+        where id = ${id}`;
+        const rounds = await Promise.all(
+          Array.from({ length: 5 }, () => session()`select from webhookpub.disable_failing()`),
+        );
+        t.equal(rounds.length, 5);
+      }
+      t.match(await health(sql, id), { enabled: false, disabled_reason: reason });
+      const events = await sql`
+      select from webhookpub.events where user_id = ${userId} and type = 'webhook.disabled'`;
+      t.equal(events.count, 1, `${reason}: one webhook.disabled`);
+      const attempts = await sql`select from webhookpub.attempts where webhook_id = ${id}`;
+      t.equal(attempts.count, 20, "every answer is kept");
+    }
+  },
+);
+
+async function health(sql: Sql, webhookId: string) {
+  const [row] = await sql`
+    select enabled, disabled_reason, failures from webhookpub.webhooks where id = ${webhookId}`;
+  return row;
+}
+
+void t.test(
+  "each request that is leased during a rotation verifies under old or new",
+  async (t) => {
+    const { sql, session } = await testDatabase(t);
+    for (const grace of ["1 hour", "0"]) {
+      const userId = `grace ${grace}`;
+      const { id, secret } = await createWebhook(sql, { userId, maxInFlight: 100 });
+      await publish(sql, { userId, count: 30 });
+      await sql`select webhookpub.fan_out()`;
+      const lease = async (one: Sql) =>
+        await one<{ headers: Record<string, string>; body: string }[]>`
+        select headers, body from webhookpub.lease_deliveries(${[id]}, ${[10]})`;
+
+      const [rotator, leaser] = [session(), session()];
+      const before = await lease(leaser);
+      await rotator`begin`;
+      const [{ rotated }] = await rotator<[{ rotated: string }]>`
+      select webhookpub.rotate_secret(${id}, ${grace}) as rotated`;
+      // A lease waits for no rotation: if it did, this would end it with an error.
+      await leaser`set lock_timeout = '10s'`;
+      const during = await lease(leaser);
+      await rotator`commit`;
+      const after = await lease(leaser);
+      const accepted = (requests: typeof before, secret: string) =>
+        requests.filter(({ headers, body }) => verifies(secret, body, headers)).length;
+      t.strictSame(
+        [before, during, after].map((requests) => [
+          accepted(requests, secret),
+          accepted(requests, rotated),
+        ]),
+        [
+          [10, 0],
+          [10, 0],
+          [grace === "0" ? 0 : 10, 10],
+        ],
+        `grace ${grace}: by the old secret, and by the new one`,
+      );
+    }
+  },
+);
+
+function verifies(secret: string, body: string, headers: Record<string, string>): boolean {
+  try {
+    new Webhook(secret).verify(body, headers);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+void t.test("a replay meets the automatic retry: each is its own delivery", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id } = await createWebhook(sql, { retrySchedule: "{1 hour}" });
+  const [eventId = ""] = await publish(sql);
+  await sql`select webhookpub.fan_out()`;
+  const lease = async (one: Sql) =>
+    await one<Omit<Answered, "status">[]>`
+      select delivery_id, attempt, started_at from webhookpub.lease_deliveries(${[id]})`;
+  const redeliver = async (one: Sql) =>
+    (
+      await one<{ outcome: string; delivery_id: string }[]>`
+      select outcome, delivery_id from webhookpub.redeliver(${eventId})`
+    )[0]!;
+
+  const [first] = await lease(sql);
+  await record(sql, [{ ...first!, status: 500 }]);
+  // The retry waits for its hour; a replay goes at once, and only one of two made together.
+  const [one, other] = [session(), session()];
+  await one`begin`;
+  const made = await redeliver(one);
+  const { done } = await blocked(sql, other, redeliver);
+  await one`commit`;
+  t.equal(made.outcome, "created");
+  t.strictSame(await done, { outcome: "pending", delivery_id: made.delivery_id });
+
+  const replayed = await lease(sql);
+  t.strictSame(
+    replayed.map((row) => row.delivery_id),
+    [made.delivery_id],
+  );
+  await sql`update webhookpub.deliveries set next_attempt_at = now() where id = ${first!.delivery_id}`;
+  const [retried] = await lease(sql);
+  t.match(retried, { delivery_id: first!.delivery_id, attempt: 2 });
+  // Both answers come at once, in one batch: neither is taken for the other's.
+  await record(sql, [
+    { ...retried!, status: 500 },
+    { ...replayed[0]!, status: 200 },
+  ]);
+  t.strictSame(await deliveriesOf(sql, id), ["failed", "delivered"]);
+});
+
+void t.test("publishers of one id: the first to commit wins, whoever it belongs to", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const publishAs = (userId: string, eventId: string) => async (one: Sql) =>
+    (
+      await one<[{ id: string }]>`
+      select webhook_publish_tx('email.sent', ${userId}, '{}', event_id => ${eventId}) as id`
+    )[0].id;
+  for (const { ends, other, expected } of [
+    { ends: "commit", other: "user_1", expected: "the_id" },
+    { ends: "commit", other: "user_2", expected: "WH004" },
+    { ends: "rollback", other: "user_1", expected: "the_id" },
+    { ends: "rollback", other: "user_2", expected: "the_id" },
+  ]) {
+    await sql`delete from webhookpub.events`;
+    const [first, second] = [session(), session()];
+    await first`begin`;
+    await publishAs("user_1", "the_id")(first);
+    const { done } = await blocked(sql, second, publishAs(other, "the_id"));
+    await first.unsafe(ends);
+    const result = await done.catch((error: { code: string }) => error.code);
+    t.equal(result, expected, `${ends}, then ${other}`);
+    const owners = await sql`select user_id from webhookpub.events`;
+    t.strictSame(
+      [...owners],
+      [{ user_id: ends === "commit" ? "user_1" : other }],
+      "one event, of whoever came through",
+    );
+  }
+});
+
+/** Runs many sessions at once, each the same few steps many times; returns what they raised. */
+async function storm(
+  t: Test,
+  session: () => Sql,
+  steps: readonly ((one: Sql, round: number) => Promise<unknown>)[],
+  rounds: number,
+): Promise<string[]> {
+  const errors: string[] = [];
+  await Promise.all(
+    steps.map(async (step) => {
+      const one = session();
+      // Whoever waited as long as this would wait for ever.
+      await one`set lock_timeout = '60s'`;
+      for (let round = 0; round < rounds; round++) {
+        await step(one, round).catch((error: Error & { code?: string }) =>
+          errors.push(`${error.code} ${error.message}`),
+        );
+      }
+    }),
+  );
+  t.comment(`${steps.length} sessions, ${rounds} rounds each`);
+  return errors;
+}
+
+void t.test("maintenance among everything else: no deadlock, and nobody fails", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const ids: string[] = [];
+  for (let i = 0; i < 5; i++) ids.push((await createWebhook(sql, { maxInFlight: 50 })).id);
+  const deliver = async (one: Sql, round: number) => {
+    const leases = await one<Answered[]>`
+      select delivery_id, attempt, started_at, 200 as status
+      from webhookpub.lease_deliveries(${ids})`;
+    if (leases.length === 0) return;
+    await record(
+      one,
+      leases.map((lease, i) => ({ ...lease, status: (i + round) % 4 === 0 ? 500 : 200 })),
+    );
+  };
+  // Days to make and days to drop, one table in each round; the lock is that of maintain().
+  const partitions = async (one: Sql, round: number) => {
+    const table = round % 2 === 0 ? "webhookpub.envelopes" : "webhookpub.attempts";
+    await one.begin(async (tx) => {
+      await tx`select pg_advisory_xact_lock(2003006834, 1)`;
+      if (round % 4 < 2) {
+        await tx`
+          select webhookpub.create_partitions(${table}::text::regclass, 1, now() - interval '1 year')`;
+      } else {
+        await tx`
+          select webhookpub.drop_partitions(${table}::text::regclass, now() - interval '300 days')`;
+      }
+    });
+  };
+  const errors = await storm(
+    t,
+    session,
+    [
+      (one) => publish(one, { count: 5 }),
+      (one) => publish(one, { count: 5 }),
+      (one) => one`select webhook_publish('email.sent', 'user_1', '{}')`,
+      (one) => one`select webhookpub.fan_out(20)`,
+      (one) => one`select webhookpub.fan_out(20)`,
+      deliver,
+      deliver,
+      (one) => one`select from webhookpub.maintain()`,
+      (one) => one`select from webhookpub.maintain()`,
+      partitions,
+      (one) => one`select webhookpub.wake()`,
+      (one, round) => one`select webhookpub.rotate_secret(${ids[round % 5]!})`,
+      (one, round) =>
+        round % 2 === 0
+          ? one`select webhookpub.disable_webhook(${ids[4]!})`
+          : one`select webhookpub.enable_webhook(${ids[4]!})`,
+    ],
+    40,
+  );
+  t.strictSame(errors, []);
+  const [{ deadlocks }] = await sql<[{ deadlocks: number }]>`
+    select deadlocks::integer from pg_stat_database where datname = current_database()`;
+  t.equal(deadlocks, 0);
+  await sql`select webhookpub.fan_out(1000)`;
+  const [lost] = await sql`
+    select
+      (select count(*)::integer from webhookpub.events where status = 'pending') as pending,
+      (
+        select count(*)::integer
+        from webhookpub.deliveries as d
+        where not exists (select from webhookpub.envelopes as n where n.event_id = d.event_id)
+      ) as without_envelope`;
+  t.strictSame(lost, { pending: 0, without_envelope: 0 });
+});
+
+void t.test("no publisher waits for whatever upkeep holds", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  const [keeper, publisher] = [session(), session()];
+  await publisher`set lock_timeout = '10s'`;
+  for (const hold of [
+    (one: Sql) => one`select from webhookpub.maintain()`,
+    (one: Sql) => one`select webhookpub.fan_out()`,
+    (one: Sql) => one`select from webhookpub.lease_deliveries(${[id]})`,
+    (one: Sql) => one`select webhookpub.delete_webhook(${id})`,
+    // These two go for a table's own lock, as a round does that has a day to make or to drop.
+    (one: Sql) => one`
+      select webhookpub.create_partitions('webhookpub.envelopes', 0, now() + interval '90 days')`,
+    (one: Sql) => one`
+      select webhookpub.drop_partitions('webhookpub.envelopes', now() + interval '100 days')`,
+  ]) {
+    await publish(sql);
+    await keeper`begin`;
+    await hold(keeper);
+    const [eventId] = await publish(publisher);
+    t.ok(eventId);
+    await keeper`rollback`;
+  }
+});
