@@ -5,10 +5,26 @@ import { deliver } from "./deliver.ts";
 import { fanOut } from "./fan_out.ts";
 import { latency } from "./latency.ts";
 import { publish } from "./publish.ts";
+import { publishIdle } from "./publish_idle.ts";
+import { retention } from "./retention.ts";
+import { scale } from "./scale.ts";
+import { stale } from "./stale.ts";
 import type { Bench, Options, Result } from "./support/bench.ts";
 import { views } from "./views.ts";
+import { xmin } from "./xmin.ts";
 
-const BENCHES: Record<string, Bench> = { publish, "fan-out": fanOut, deliver, latency, views };
+const BENCHES: Record<string, Bench> = {
+  publish,
+  "publish-idle": publishIdle,
+  "fan-out": fanOut,
+  deliver,
+  latency,
+  scale,
+  stale,
+  retention,
+  xmin,
+  views,
+};
 
 const USAGE = `npm run bench -- [name ...] [--rounds N] [--small] [--lenient] [--json]
 

@@ -124,8 +124,14 @@ export async function recordAttempts(sql: Sql, answers: readonly Answer[]): Prom
     )`;
 }
 
+/** What a round of upkeep did, to how many; a bigint comes as text. */
+export interface Upkeep {
+  readonly task: string;
+  readonly affected: string;
+}
+
 /** One round of upkeep; returns what was done to how many, where that is not none. */
-export async function maintain(sql: Sql): Promise<{ task: string; affected: string }[]> {
-  return await sql<{ task: string; affected: string }[]>`
+export async function maintain(sql: Sql): Promise<Upkeep[]> {
+  return await sql<Upkeep[]>`
     select task, affected from webhookpub.maintain() where affected > 0`;
 }

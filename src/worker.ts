@@ -4,6 +4,7 @@ import { type Deliverer, makeDeliverer } from "./deliver.ts";
 import { WebhookpubError } from "./errors.ts";
 import { fanOutUntilIdle } from "./fan_out.ts";
 import type { Log } from "./log.ts";
+import { maintainUntilDone } from "./maintain.ts";
 import { makePool, type Pool } from "./pool.ts";
 import { version } from "./version.ts";
 import { makeWakeUp, type WakeUp } from "./wake_up.ts";
@@ -106,9 +107,7 @@ function makeWorker(pool: Pool, { deliverer, wakeUp, openAwake, log }: Parts): W
       }
     },
     deliver: (webhookId, userId) => deliverer.deliver(webhookId, userId),
-    async maintain() {
-      for (const { task, affected } of await pool.ask(maintain)) log.info(`${task}: ${affected}`);
-    },
+    maintain: () => maintainUntilDone(() => pool.ask(maintain), log, stopping.signal),
     drain(hurried) {
       stopping.abort();
       return (drained ??= Promise.all([wakeUp.stop(), deliverer.drain(hurried)]));

@@ -1,6 +1,12 @@
 import t from "tap";
 import { answerTo } from "../src/answer.ts";
-import { leaseDeliveries, recordAttempts, type Sql } from "../src/client.ts";
+import {
+  leaseDeliveries,
+  maintain as maintainOnce,
+  recordAttempts,
+  type Sql,
+} from "../src/client.ts";
+import { maintainUntilDone } from "../src/maintain.ts";
 import { testDatabase } from "./support/database.ts";
 import { tablesReadThrough } from "./support/plans.ts";
 import { createWebhook, publish } from "./support/scene.ts";
@@ -154,19 +160,110 @@ void t.test("partitions are made two weeks ahead, and the rows of today find the
   }
 });
 
-void t.test("a missing partition stops neither publishing nor maintenance", async (t) => {
+/** How many rows a table has, and how many of them are in its DEFAULT partition. */
+async function rowsOf(sql: Sql, table: Partitioned) {
+  const [rows] = await sql<[{ all: number; strays: number }]>`
+    select count(*)::integer as all,
+      count(*) filter (where tableoid = ${`webhookpub.${table}_default`}::regclass)::integer as strays
+    from webhookpub.${sql(table)}`;
+  return { ...rows };
+}
+
+void t.test("a missing partition stops nobody, and its rows move home", async (t) => {
   const { sql } = await testDatabase(t);
   await maintain(sql);
   const today = (await nameOf(sql, "envelopes", 0)).slice("webhookpub.".length);
   await sql`drop table webhookpub.${sql(today)}`;
-  await publish(sql);
+  const [id = ""] = await publish(sql);
   await sql`select webhookpub.fan_out()`;
-  t.equal((await sql`select from only webhookpub.envelopes_default`).count, 1);
+  t.strictSame(await rowsOf(sql, "envelopes"), { all: 1, strays: 1 });
   await insertEvent(sql, { id: "evt_old", day: -40 });
-  t.match(await maintain(sql), { create_partitions: 0, delete_events: 1 }, "the rest is done");
+  t.match(await maintain(sql), { create_partitions: 1, delete_events: 1 });
+  t.strictSame(await rowsOf(sql, "envelopes"), { all: 1, strays: 0 });
+  t.equal((await sql`select from webhookpub.envelopes where event_id = ${id}`).count, 1);
   await publish(sql);
   await sql`select webhookpub.fan_out()`;
-  t.equal((await sql`select from webhookpub.envelopes`).count, 2);
+  t.strictSame(await rowsOf(sql, "envelopes"), { all: 2, strays: 0 });
+});
+
+void t.test(
+  "rows of other days move home as well, and leave when their time has come",
+  async (t) => {
+    const { sql } = await testDatabase(t);
+    for (const day of [-50, -50, -3]) {
+      await insertEnvelope(sql, `evt_${Math.random()}`, day);
+      await sql`
+      insert into webhookpub.attempts
+        (delivery_id, attempt, started_at, duration_ms, outcome, webhook_id)
+      values (${`whd_${Math.random()}`}, 1, now() + ${day} * interval '1 day', 1, 'timed_out', 'wh_1')`;
+    }
+    for (const table of ["envelopes", "attempts"] as const) {
+      t.strictSame(await rowsOf(sql, table), { all: 3, strays: 3 }, table);
+    }
+    for (let round = 0; round < 6; round++) await maintain(sql);
+    for (const table of ["envelopes", "attempts"] as const) {
+      t.strictSame(await rowsOf(sql, table), { all: 1, strays: 0 }, table);
+      t.ok((await partitions(sql, table)).includes(-3), `${table} has its day`);
+    }
+  },
+);
+
+void t.test(
+  "rows that somebody is writing stay until the next round, and nobody waits",
+  async (t) => {
+    const { sql, session } = await testDatabase(t);
+    await maintain(sql);
+    await insertEnvelope(sql, "evt_first", -3);
+    const [writer, keeper, publisher] = [session(), session(), session()];
+    await writer`begin`;
+    await insertEnvelope(writer, "evt_second", -3);
+    t.match(await maintain(keeper), { create_partitions: 0 }, "it gives up");
+    await writer`commit`;
+    t.strictSame(await rowsOf(sql, "envelopes"), { all: 2, strays: 2 });
+
+    await keeper`begin`;
+    t.match(await maintain(keeper), { create_partitions: 1 });
+    await publisher`set lock_timeout = '2s'`;
+    t.equal((await publish(publisher)).length, 1, "a publisher does not meet it");
+    await keeper`commit`;
+    t.strictSame(await rowsOf(sql, "envelopes"), { all: 2, strays: 0 });
+  },
+);
+
+void t.test("a partition that somebody reads is dropped later, one a round", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  await makePartitions(sql, "attempts", -41, -38);
+  const old = async () => (await partitions(sql, "attempts")).filter((day) => day < -30);
+  const reader = session();
+  await reader`begin`;
+  await reader`select from webhookpub.attempts`;
+  t.match(await maintain(sql), { drop_partitions: 0 });
+  t.strictSame(await old(), [-41, -40, -39, -38]);
+  await reader`commit`;
+  for (const left of [3, 2, 1]) {
+    t.match(await maintain(sql), { drop_partitions: 1 });
+    t.equal((await old()).length, left);
+  }
+});
+
+void t.test("upkeep goes on until nothing is left, round by round", async (t) => {
+  const { sql } = await testDatabase(t);
+  await sql`
+    insert into webhookpub.events (id, user_id, type, status, created_at, expires_at)
+    select 'evt_' || n, 'user_1', 'email.sent', 'no_match', now(), now() - interval '1 minute'
+    from generate_series(1, 12000) as n`;
+  const said: string[] = [];
+  const log = { info: (line: string) => void said.push(line), warn() {}, error() {} };
+  let rounds = 0;
+  const round = () => {
+    rounds += 1;
+    return maintainOnce(sql);
+  };
+  await maintainUntilDone(round, log, AbortSignal.abort());
+  t.equal(rounds, 1, "a worker that stops ends it after a round");
+  await maintainUntilDone(round, log, new AbortController().signal);
+  t.equal((await sql`select from webhookpub.events`).count, 0);
+  t.match(said.join("\n"), /delete_events: 5000\n[^]*delete_events: 7000/);
 });
 
 void t.test("what has expired leaves, but never what is pending", async (t) => {

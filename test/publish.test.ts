@@ -12,6 +12,7 @@ import {
 import type { AnySql, Arguments } from "./support/named.ts";
 import { refused } from "./support/refused.ts";
 import { createWebhookWith } from "./support/webhook.ts";
+import { until } from "./support/until.ts";
 import { backendOf, untilBlocked } from "./support/waiting.ts";
 
 /** For tests that disturb nobody; two users have a webhook in it. The others have their own. */
@@ -830,6 +831,30 @@ void t.test("publishing notifies only while no fan-out is awake, and adds no job
   await dies`select webhookpub.enter_fan_out()`;
   await sql`select pg_terminate_backend(${pid}, 60000)`;
   t.equal(await notificationsOf(() => publishTx(publisher)), 1, "a fan-out that died is not awake");
+
+  // While one is about to notify, others need not; but if it takes its time, they do.
+  const slow = session();
+  await slow`begin`;
+  await publishTx(slow);
+  await until(
+    async () =>
+      (await notificationsOf(
+        () => publisher`
+          with noted as materialized (
+            select setval('webhookpub.notified_at', (extract(epoch from clock_timestamp()) * 1000)::bigint)
+          )
+          select webhook_publish_tx('email.sent', 'user_1', '{}') from noted`,
+      )) === 0,
+    "a publisher that leaves it to the other",
+  );
+  await sql`select setval('webhookpub.notified_at', 0)`;
+  t.equal(await notificationsOf(() => publishTx(publisher)), 1, "the other is late");
+  await sql`
+    select setval(
+      'webhookpub.notified_at', (extract(epoch from now() + interval '1 day') * 1000)::bigint
+    )`;
+  t.equal(await notificationsOf(() => publishTx(publisher)), 1, "the clock was set back");
+  t.equal(await notificationsOf(() => slow`commit`), 1);
 });
 
 void t.test("an open transaction that has published keeps no fan-out from waking", async (t) => {

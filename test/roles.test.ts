@@ -155,6 +155,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   due_deliveries: [NOBODY, `webhookpub.due_deliveries(array['${scene.webhook}'], '{1}', ${now})`],
   circuit_pause: [NOBODY, "webhookpub.circuit_pause(5)"],
   event_owner: [NOBODY, "webhookpub.event_owner('evt_1')"],
+  notify_is_due: [NOBODY, "webhookpub.notify_is_due()"],
   is_event_id: [NOBODY, "webhookpub.is_event_id('evt_1')"],
   requests_allowed: [NOBODY, `webhookpub.requests_allowed(null, ${now})`],
   tg_event_types__copy_names: [NOBODY, "webhookpub.tg_event_types__copy_names()"],

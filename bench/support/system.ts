@@ -11,28 +11,41 @@ import { migrate } from "../../src/migrate.ts";
 export interface System {
   readonly url: string;
   readonly sql: Sql;
+  /** Another migrated database of the same PostgreSQL; it goes with the system. */
+  addDatabase(name: string): Promise<Sql>;
   /** Starts a worker through graphile-worker's CLI; returns how to stop it. */
   startWorker(): Promise<() => Promise<void>>;
   remove(): Promise<void>;
 }
 
 /** Starts PostgreSQL with ordinary durability and settings for a small machine. */
-export async function startSystem(): Promise<System> {
+export async function startSystem(options: { settings?: string[] } = {}): Promise<System> {
   const cluster = await startTemporaryPostgres({
     binaries: process.env["PG_BIN"],
-    settings: ["shared_buffers=512MB", "max_wal_size=4GB"],
+    settings: ["shared_buffers=512MB", "max_wal_size=4GB", ...(options.settings ?? [])],
   });
-  await migrate(cluster.url, () => {});
-  const sql = connect(cluster.url, { max: 4 });
-  await sql`
-    update webhookpub.settings
-    set allow_http = true, allowed_networks = '{127.0.0.0/8}', max_webhooks_per_user = 100000`;
+  const open = async (url: string): Promise<Sql> => {
+    await migrate(url, () => {});
+    const sql = connect(url, { max: 4 });
+    await sql`
+      update webhookpub.settings
+      set allow_http = true, allowed_networks = '{127.0.0.0/8}', max_webhooks_per_user = 100000`;
+    return sql;
+  };
+  const sql = await open(cluster.url);
+  const others: Sql[] = [];
   return {
     url: cluster.url,
     sql,
+    async addDatabase(name) {
+      await sql`create database ${sql(name)}`;
+      const other = await open(cluster.url.replace(/postgres$/, name));
+      others.push(other);
+      return other;
+    },
     startWorker: () => startWorker(cluster.url),
     async remove() {
-      await sql.end({ timeout: 1 });
+      await Promise.all([sql, ...others].map((one) => one.end({ timeout: 1 })));
       await cluster.remove();
     },
   };

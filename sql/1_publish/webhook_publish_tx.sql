@@ -76,7 +76,9 @@ begin
   on conflict (id) do nothing
   returning webhookpub.fan_out_is_asleep() into v_asleep;
   if v_asleep then
-    notify webhook_events_new;
+    if webhookpub.notify_is_due() then
+      notify webhook_events_new;
+    end if;
   elsif v_asleep is null then
     if not webhookpub.refuse_event(
       webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,

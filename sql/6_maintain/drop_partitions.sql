@@ -1,9 +1,10 @@
--- Drops the daily partitions that nobody needs any more.
+-- Drops the oldest daily partition that nobody needs any more.
 --
 -- Called by  webhookpub.maintain.
--- Locks      the partitioned table, for the instant of the drop; it gives up after
---            200 ms and is tried again in the next round.
--- Returns    how many were dropped.
+-- Locks      the partitioned table, for the instant of the drop; it gives up after 50 ms
+--            and is tried again in the next round. One a round: the lock is held until
+--            the round commits, and the next round follows soon.
+-- Returns    how many were dropped: one or none.
 --
 -- A day of envelopes stays as long as one of its events or a pending delivery needs it.
 
@@ -16,13 +17,12 @@ create or replace function webhookpub.drop_partitions (
   volatile
   set search_path = pg_catalog, pg_temp
   set timezone = 'UTC'
-  set lock_timeout = '200ms'
+  set lock_timeout = '50ms'
 as $$
 declare
   v_table text := (select c.relname from pg_class as c where c.oid = p_table);
   v_name text;
   v_end timestamptz;
-  v_count bigint := 0;
 begin
   for v_name, v_end in
     select c.relname, to_date(right(c.relname, 8), 'YYYYMMDD') + 1
@@ -37,14 +37,15 @@ begin
       and webhookpub.envelopes_are_needed(v_end - interval '1 day', v_end);
     begin
       execute format('drop table webhookpub.%I', v_name);
-      v_count := v_count + 1;
+      return 1;
     exception when lock_not_available then
       raise warning 'partition % could not be dropped now: %', v_name, sqlerrm;
+      return 0;
     end;
   end loop;
-  return v_count;
+  return 0;
 end;
 $$;
 
 comment on function webhookpub.drop_partitions (regclass, timestamptz) is
-  'Drops the daily partitions of envelopes or attempts that end before p_before and that nothing needs; returns how many.';
+  'Drops the oldest daily partition of envelopes or attempts that ends before p_before and that nothing needs; returns how many.';
