@@ -465,7 +465,7 @@ void t.test("leasing and recording", async (t) => {
 
   await t.test("a lost lease is given out again and costs no attempt", async (t) => {
     const { id } = await scene(sql, { retrySchedule: "{1 h,2 h}" });
-    for (const lost of [0, 1, 2]) {
+    for (const lost of [0, 1]) {
       const [leased] = await leaseDeliveries(sql, [id], [1]);
       t.equal(leased?.attempt, lost + 1);
       t.equal(leased?.headers["webhook-attempt"], String(lost + 1));
@@ -473,18 +473,92 @@ void t.test("leasing and recording", async (t) => {
       t.equal((await leaseDeliveries(sql, [id], [1])).length, 0, "not while it lasts");
       await loseLeases(sql, id);
     }
-    const [fourth] = await leaseDeliveries(sql, [id], [1]);
+    const [third] = await leaseDeliveries(sql, [id], [1]);
     const first = { min: 3600 * 0.9, max: 3600 * 1.1 };
     t.strictSame(
-      await pausesWithin(sql, { webhookId: id, answers: [answer(fourth!, 500)], ...first }),
+      await pausesWithin(sql, { webhookId: id, answers: [answer(third!, 500)], ...first }),
       [true],
       "the pause is that after a first failure",
     );
     const second = { min: 7200 * 0.9, max: 7200 * 1.1 };
-    const fifth = answer(await leaseOne(sql, id), 500);
-    t.strictSame(await pausesWithin(sql, { webhookId: id, answers: [fifth], ...second }), [true]);
+    const fourth = answer(await leaseOne(sql, id), 500);
+    t.strictSame(await pausesWithin(sql, { webhookId: id, answers: [fourth], ...second }), [true]);
     await recordAttempts(sql, [answer(await leaseOne(sql, id), 500)]);
-    t.match(await deliveries(sql, id), [{ status: "failed", attempts: 6, lost: 3 }]);
+    t.match(await deliveries(sql, id), [{ status: "failed", attempts: 5, lost: 2 }]);
+  });
+
+  await t.test("a delivery that three workers in a row were lost with is parked", async (t) => {
+    const { id, userId } = await scene(sql, { retrySchedule: "{1 h}" });
+    const lose = async () => {
+      const [leased] = await leaseDeliveries(sql, [id], [1]);
+      await loseLeases(sql, id);
+      return leased!;
+    };
+    await lose();
+    await lose();
+    await sql`select webhookpub.wake()`;
+    t.match(await deliveries(sql, id), [{ status: "pending", lost: 1 }], "not after two");
+    const third = await lose();
+    t.equal((await leaseDeliveries(sql, [id], [1])).length, 0, "it is not tried a fourth time");
+    await sql`select webhookpub.wake()`;
+    t.match(await deliveries(sql, id), [
+      {
+        status: "failed",
+        leased: false,
+        attempts: 3,
+        lost: 3,
+        last_error: "parked: its worker was lost 3 times in a row",
+      },
+    ]);
+    const told = await sql`
+      select from webhookpub.events
+      where user_id = ${userId} and type = 'webhook.delivery_failed'`;
+    t.equal(told.count, 1);
+    await recordAttempts(sql, [answer(third, 200)]);
+    t.match(await deliveries(sql, id), [{ status: "failed" }], "a late answer is too late");
+
+    const [event] = await sql<[{ event_id: string }]>`
+      select event_id from webhookpub.deliveries where webhook_id = ${id}`;
+    const [again] = await sql`select * from webhookpub.redeliver(${event.event_id}, ${id})`;
+    t.match(again, { outcome: "created" });
+    t.match(await leaseDeliveries(sql, [id], [1]), [{ attempt: 1 }], "it can be sent again");
+  });
+
+  await t.test("an answer to a delivery makes its losses count from anew", async (t) => {
+    const { id } = await scene(sql, { retrySchedule: "{1 h,1 h}" });
+    for (const _time of [1, 2]) {
+      for (const _loss of [1, 2]) {
+        await leaseOne(sql, id);
+        await loseLeases(sql, id);
+      }
+      await recordAttempts(sql, [answer(await leaseOne(sql, id), 500)]);
+    }
+    t.match(await deliveries(sql, id), [{ status: "pending", attempts: 6, lost: 4 }]);
+    await recordAttempts(sql, [answer(await leaseOne(sql, id), 200)]);
+    t.match(await deliveries(sql, id), [{ status: "delivered" }]);
+  });
+
+  await t.test("of what two workers were lost with, one is tried at a time", async (t) => {
+    const some = await scene(sql, { count: 3 });
+    const other = await scene(sql, { count: 3 });
+    const both = [some.id, other.id];
+    const leaseBoth = () => leaseDeliveries(sql, both, [10, 10]);
+    for (const _loss of [1, 2]) {
+      t.equal((await leaseBoth()).length, 6);
+      for (const id of both) await loseLeases(sql, id);
+    }
+    const held = database.session();
+    await held`begin`;
+    await held`select webhookpub.due_suspect(${both}, now())`;
+    t.equal((await leaseBoth()).length, 0, "nor while somebody chooses");
+    await held`rollback`;
+    for (let left = 6; left > 0; left -= 1) {
+      const [alone, ...more] = await leaseBoth();
+      t.strictSame(more, [], `${left} left`);
+      t.equal((await leaseBoth()).length, 0, "none beside it");
+      await recordAttempts(sql, [answer(alone!, 200)]);
+    }
+    t.equal((await leaseBoth()).length, 0);
   });
 
   await t.test("a lease lasts 15 s longer than its request may", async (t) => {

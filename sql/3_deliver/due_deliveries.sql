@@ -1,5 +1,6 @@
 -- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
--- One whose circuit is open has none; when the pause is over, one, as a probe.
+-- One whose circuit is open has none; when the pause is over, one, as a probe. A suspect
+-- (webhookpub.due_suspect) comes first.
 --
 -- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
 -- Locks      the deliveries, skipping those that somebody else holds.
@@ -10,6 +11,7 @@ create or replace function webhookpub.due_deliveries (
   p_webhook_ids text[],
   p_limits integer[],
   p_now timestamptz,
+  p_suspect text,
   out due text[],
   out cut_short text[]
 )
@@ -36,13 +38,21 @@ as $$
   cross join lateral (
     select u.id, row_number() over () as n
     from (
-      -- Those whose worker was lost come first.
+      select s.id
+      from (
+        select d.id
+        from webhookpub.deliveries as d
+        where d.id = p_suspect and d.webhook_id = w.id and w.room > 0
+        for update skip locked
+      ) as s
+      union all
+      -- Those whose worker was lost come first; whom two were lost with, only as p_suspect.
       select l.id
       from (
         select d.id
         from webhookpub.deliveries as d
         where d.webhook_id = w.id and d.status = 'pending' and d.leased
-          and d.next_attempt_at <= p_now
+          and d.next_attempt_at <= p_now and d.lost_in_a_row = 0
         order by d.next_attempt_at
         limit greatest(w.room, 0)
         for update skip locked
@@ -63,5 +73,5 @@ as $$
   ) as f;
 $$;
 
-comment on function webhookpub.due_deliveries (text[], integer[], timestamptz) is
+comment on function webhookpub.due_deliveries (text[], integer[], timestamptz, text) is
   'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns their ids, and the webhooks that may have more.';

@@ -49,7 +49,9 @@ begin
   v_now := clock_timestamp();
   v_seconds := floor(extract(epoch from v_now));
   select d.due, d.cut_short into v_due, v_cut_short
-  from webhookpub.due_deliveries(p_webhook_ids, p_limits, v_now) as d;
+  from webhookpub.due_deliveries(
+    p_webhook_ids, p_limits, v_now, webhookpub.due_suspect(p_webhook_ids, v_now)
+  ) as d;
   if v_due is null then
     return;
   end if;
@@ -61,6 +63,8 @@ begin
     set
       leased = true,
       lost = d.lost + d.leased::integer,
+      -- Any answer has ended the lease: then this begins anew.
+      lost_in_a_row = case when d.leased then d.lost_in_a_row + 1 else 0 end,
       attempts = d.attempts + 1,
       last_attempt_at = v_now,
       next_attempt_at = v_now + interval '15 seconds' + coalesce(

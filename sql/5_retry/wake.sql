@@ -33,6 +33,7 @@ begin
       'webhook_fan_out', job_key => 'webhook_fan_out', priority => -1
     );
   end if;
+  perform webhookpub.park_lost(v_now);
   perform webhookpub.wake_deliveries(
     case when p_window < '100 years' then v_now - greatest(p_window, '0') else '-infinity' end
   );
