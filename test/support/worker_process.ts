@@ -23,10 +23,10 @@ export async function startWorkerProcess(
 ): Promise<WorkerProcess> {
   const worker = spawnWorker(url, { env, args });
   t.teardown(() => {
-    if (worker.child.exitCode === null) worker.child.kill("SIGKILL");
+    if (!worker.over()) worker.child.kill("SIGKILL");
   });
   await until(
-    () => worker.output().includes("looking for jobs") || worker.child.exitCode !== null,
+    () => worker.output().includes("looking for jobs") || worker.over(),
     "the worker to start",
   );
   return worker;
@@ -52,6 +52,7 @@ function spawnWorker(url: string, options: { env: Record<string, string>; args: 
   const exit = once(child, "exit") as Promise<[number | null, string | null]>;
   return {
     child,
+    over: () => child.exitCode !== null || child.signalCode !== null,
     pid: child.pid ?? 0,
     output: () => output,
     kill: (signal: NodeJS.Signals) => void child.kill(signal),
