@@ -152,7 +152,10 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   delivery_id: [NOBODY, `webhookpub.delivery_id(${now})`],
   fan_out_events: [NOBODY, "webhookpub.fan_out_events('{}')"],
   filter_values: [NOBODY, "webhookpub.filter_values('{}', 'labels')"],
-  due_deliveries: [NOBODY, `webhookpub.due_deliveries(array['${scene.webhook}'], '{1}', ${now})`],
+  due_deliveries: [
+    NOBODY,
+    `webhookpub.due_deliveries(array['${scene.webhook}'], '{1}', ${now}, null)`,
+  ],
   circuit_pause: [NOBODY, "webhookpub.circuit_pause(5)"],
   event_owner: [NOBODY, "webhookpub.event_owner('evt_1')"],
   notify_is_due: [NOBODY, "webhookpub.notify_is_due()"],
