@@ -246,6 +246,37 @@ void t.test("a partition that somebody reads is dropped later, one a round", asy
   }
 });
 
+void t.test("a replay that is just being made keeps its day of envelopes", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  await makePartitions(sql, "envelopes", -41, -41);
+  const { id } = await createWebhook(sql);
+  const replayer = session();
+  for (let n = 1; n <= 5; n += 1) {
+    // Of the direct path: nothing but a delivery that has ended needs it.
+    await sql`
+      insert into webhookpub.deliveries
+        (id, webhook_id, event_id, event_type, event_created_at, status, max_attempts,
+         delivered_at, expires_at)
+      values ('whd_' || ${n}::text, ${id}, 'evt_' || ${n}::text, 'email.sent',
+        now() - interval '41 days', 'delivered', 8, now(), now() + interval '1 day')`;
+    await sql`
+      insert into webhookpub.envelopes (event_id, created_at, user_id, body)
+      select d.event_id, d.event_created_at, 'user_1', '{}'
+      from webhookpub.deliveries as d where d.id = 'whd_' || ${n}::text`;
+    await replayer`begin`;
+    const replays = await replayer<{ outcome: string }[]>`
+      select outcome from webhookpub.redeliver(${`evt_${n}`})`;
+    t.equal(replays[0]?.outcome, "created");
+    // It waits for the partition when the replay commits, or gives up before.
+    const round = maintain(sql);
+    await replayer`commit`;
+    t.match(await round, { drop_partitions: 0 });
+    t.ok((await partitions(sql, "envelopes")).includes(-41), "the day stays");
+    await sql`delete from webhookpub.deliveries where replay_id is not null`;
+  }
+  t.match(await maintain(sql), { drop_partitions: 1 }, "until nothing needs it");
+});
+
 void t.test("upkeep goes on until nothing is left, round by round", async (t) => {
   const { sql } = await testDatabase(t);
   await sql`

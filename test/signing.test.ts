@@ -226,3 +226,33 @@ void t.test("every attempt is signed anew, over the same bytes", async (t) => {
     t.match(new Webhook(one).verify(second.body, second.headers), { id: first.event_id });
   }
 });
+
+void t.test("without a secret nothing goes out, until there is one", async (t) => {
+  const { sql } = await testDatabase(t);
+  for (const scheme of ["standard", "stripe"] as const) {
+    const { id } = await createWebhookWith(sql, { p_signature_scheme: scheme });
+    // As after a restore that left the secrets out.
+    await sql`delete from webhookpub.secrets`;
+    await publishBy("webhook_publish_tx", sql);
+    await sql`select webhookpub.fan_out()`;
+    await sql`select from graphile_worker.complete_jobs(array(select id from graphile_worker.jobs))`;
+    const leases = () => sql<{ headers: Record<string, string>; body: string }[]>`
+      select * from webhookpub.lease_deliveries(${[id]})`;
+    t.equal((await leases()).count, 0, scheme);
+    await sql`select webhookpub.wake()`;
+    t.equal((await sql`select from graphile_worker.jobs where key = ${id}`).count, 0, "no job");
+
+    const secret = await rotate(sql, id);
+    await sql`select webhookpub.wake()`;
+    t.equal((await sql`select from graphile_worker.jobs where key = ${id}`).count, 1, "a job");
+    const [request] = await leases();
+    if (scheme === "standard") {
+      t.match(new Webhook(secret).verify(request?.body ?? "", request?.headers ?? {}), {
+        event: "email.sent",
+      });
+    } else {
+      t.match(request?.headers["x-webhook-signature"], /^t=\d+,v1=[0-9a-f]{64}$/);
+    }
+    await sql`select webhookpub.delete_webhook(${id})`;
+  }
+});

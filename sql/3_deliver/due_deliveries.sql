@@ -1,6 +1,7 @@
 -- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
 -- One whose circuit is open has none; when the pause is over, one, as a probe. A suspect
--- (webhookpub.due_suspect) comes first.
+-- (webhookpub.due_suspect) comes first. A webhook without a secret, as after a restore that
+-- left them out, waits for webhookpub.rotate_secret: nothing goes out unsigned.
 --
 -- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
 -- Locks      the deliveries, skipping those that somebody else holds.
@@ -33,6 +34,9 @@ as $$
     )) as room
     from webhookpub.webhooks as w
     where w.id = p.id and w.enabled
+      and exists (
+        select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
+      )
     offset 0
   ) as w
   cross join lateral (

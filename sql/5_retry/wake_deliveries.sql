@@ -69,6 +69,9 @@ begin
   from webhookpub.webhooks as w
   where w.id = any (v_webhook_ids) and w.enabled
     and exists (
+      select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
+    )
+    and exists (
       select
       from webhookpub.deliveries as d
       where d.webhook_id = w.id and d.status = 'pending' and d.leased in (true, false)

@@ -36,6 +36,10 @@ begin
     continue when v_table = 'envelopes'
       and webhookpub.envelopes_are_needed(v_end - interval '1 day', v_end);
     begin
+      execute format('lock table webhookpub.%I in access exclusive mode', v_name);
+      -- Whoever read an envelope before that, to replay it, has committed now.
+      continue when v_table = 'envelopes'
+        and webhookpub.envelopes_are_needed(v_end - interval '1 day', v_end);
       execute format('drop table webhookpub.%I', v_name);
       return 1;
     exception when lock_not_available then
