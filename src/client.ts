@@ -87,10 +87,20 @@ export async function leaveFanOut(sql: Sql): Promise<void> {
   await sql`select webhookpub.leave_fan_out()`;
 }
 
-/** Fans out one batch of pending events; returns how many there were. */
-export async function fanOut(sql: Sql): Promise<number> {
-  const [row] = await sql<[{ event_count: number }]>`select event_count from webhookpub.fan_out()`;
-  return row.event_count;
+/** What a batch of events became. */
+export interface Batch {
+  readonly event_count: number;
+  /** The webhooks that got deliveries, or null. */
+  readonly webhook_ids: readonly string[] | null;
+  /** The user of each. */
+  readonly user_ids: readonly string[] | null;
+}
+
+/** Fans out one batch of pending events, for this process to deliver. */
+export async function fanOutBatch(sql: Sql): Promise<Batch> {
+  const [row] = await sql<[Batch]>`
+    select event_count, webhook_ids, user_ids from webhookpub.fan_out_batch()`;
+  return row;
 }
 
 /** Leases due deliveries of these webhooks, at most `limits[i]` of each. */

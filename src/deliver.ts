@@ -20,6 +20,8 @@ export interface Deliverer {
    * so that other processes get the next jobs.
    */
   deliver(webhookId: string, userId: string): Promise<void>;
+  /** The same for many webhooks, without waiting; what there is no room for needs a job. */
+  take(webhookIds: readonly string[], userIds: readonly string[]): void;
   /**
    * Leases nothing more; resolves when all that is under way is recorded.
    *
@@ -154,23 +156,31 @@ export function makeDeliverer(
     if (draining) schedule();
   };
 
+  const begin = (webhookId: string, userId: string) => {
+    const course = courses.get(webhookId) ?? {
+      webhookId,
+      userId,
+      held: 0,
+      answered: false,
+      open: 0,
+      inLine: false,
+      asking: false,
+      again: false,
+      more: false,
+    };
+    courses.set(webhookId, course);
+    want(course);
+  };
+
   return {
     async deliver(webhookId, userId) {
       if (draining) return;
-      const course = courses.get(webhookId) ?? {
-        webhookId,
-        userId,
-        held: 0,
-        answered: false,
-        open: 0,
-        inLine: false,
-        asking: false,
-        again: false,
-        more: false,
-      };
-      courses.set(webhookId, course);
-      want(course);
+      begin(webhookId, userId);
       while (shares.free() === 0 && !draining) await freed.promise;
+    },
+    take(webhookIds, userIds) {
+      if (draining || shares.free() === 0) return;
+      webhookIds.forEach((webhookId, i) => begin(webhookId, userIds[i] ?? webhookId));
     },
     async drain(hurried) {
       draining = true;

@@ -1,13 +1,23 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { answered } from "./answered.ts";
-import { enterFanOut, fanOut, leaveFanOut, type Sql, wake } from "./client.ts";
+import { type Batch, enterFanOut, fanOutBatch, leaveFanOut, type Sql } from "./client.ts";
 
 /** How long it stays awake after its last event: long enough that a steady trickle of
  * events needs no NOTIFY. */
 const LINGER_MS = 1000;
-const POLL_MS = 10;
-/** How often it looks for deliveries of the direct path, which makes no jobs. */
+/** It looks again after a tenth of the time that nothing has come, within these bounds. */
+const MIN_PAUSE_MS = 1;
+const MAX_PAUSE_MS = 10;
+/** How often it has others look for what it has not come to, and for deliveries of the direct
+ * path. */
 const WAKE_MS = 50;
+
+interface Hands {
+  /** Takes what was fanned out. */
+  deliver(batch: Batch): void;
+  /** Adds the jobs that are missing. */
+  wake(): void;
+}
 
 /**
  * Drains the pending events, lingers, and sleeps. While it is awake, publishers need not
@@ -15,22 +25,35 @@ const WAKE_MS = 50;
  *
  * @param sql a pool of one connection that nobody else uses
  */
-export async function fanOutUntilIdle(sql: Sql, signal: AbortSignal): Promise<void> {
-  if (!(await answered(enterFanOut(sql)))) return;
+export async function fanOutUntilIdle(
+  sql: Sql,
+  { deliver, wake }: Hands,
+  signal: AbortSignal,
+): Promise<void> {
+  const fanOut = async (): Promise<boolean> => {
+    const batch = await answered(fanOutBatch(sql));
+    if (batch.webhook_ids) deliver(batch);
+    return batch.event_count > 0;
+  };
+  // Somebody waits for this: the first batch is asked for together with the seat.
+  const [entered] = await Promise.all([answered(enterFanOut(sql)), fanOut()]);
+  if (!entered) return;
   try {
     let lastEvent = performance.now();
     let lastWake = lastEvent;
-    while (!signal.aborted && performance.now() - lastEvent < LINGER_MS) {
-      if ((await answered(fanOut(sql))) > 0) lastEvent = performance.now();
-      else await sleep(POLL_MS);
-      if (performance.now() - lastWake >= WAKE_MS) {
-        await answered(wake(sql, "1 second"));
-        lastWake = performance.now();
+    for (;;) {
+      const now = performance.now();
+      if (now - lastWake >= WAKE_MS) {
+        wake();
+        lastWake = now;
       }
+      if (signal.aborted || now - lastEvent >= LINGER_MS) break;
+      if (await fanOut()) lastEvent = performance.now();
+      else await sleep(Math.min(Math.max((now - lastEvent) / 10, MIN_PAUSE_MS), MAX_PAUSE_MS));
     }
   } finally {
     await answered(leaveFanOut(sql));
   }
   // Whoever published between the last look and leaving saw it awake.
-  await answered(fanOut(sql));
+  await fanOut();
 }

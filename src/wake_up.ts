@@ -12,20 +12,21 @@ export interface WakeUp {
 }
 
 /**
- * Makes sure that whatever is due has a job: at once when a NOTIFY says so, and once a
- * second in any case, on a connection that does nothing else. A tick that finds the
- * connection lost opens it anew and listens again; until then the others carry on.
+ * Makes sure that whatever is due has a job, once a second, on a connection that else only
+ * hears of new events. A tick that finds the connection lost opens it anew and listens again;
+ * until then the others carry on.
+ *
+ * @param onEvents called when a NOTIFY says that there are events and no fan-out is awake
  */
-export function makeWakeUp(url: string | undefined, log: Log): WakeUp {
+export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => void): WakeUp {
   let listening = false;
   let ticking: Promise<void> | undefined;
-  let again = false;
   let lastTick: number | undefined;
 
   const open = () =>
     connect(url, {
       max: 1,
-      onnotify: () => wakeNow(),
+      onnotify: onEvents,
       onclose: () => {
         listening = false;
       },
@@ -51,19 +52,14 @@ export function makeWakeUp(url: string | undefined, log: Log): WakeUp {
     }
   };
 
-  const wakeNow = (): void => {
-    again = true;
-    ticking ??= (async () => {
-      while (again) {
-        again = false;
-        await tick();
-      }
+  const tickOnce = (): void => {
+    ticking ??= tick().finally(() => {
       ticking = undefined;
-    })();
+    });
   };
 
-  const timer = setInterval(wakeNow, TICK_MS);
-  wakeNow();
+  const timer = setInterval(tickOnce, TICK_MS);
+  tickOnce();
 
   return {
     async stop() {

@@ -1,13 +1,17 @@
-import { closedNetworks, connect, installedVersion, maintain, type Sql } from "./client.ts";
+import { answered } from "./answered.ts";
+import { closedNetworks, connect, installedVersion, maintain, type Sql, wake } from "./client.ts";
 import { processSettings } from "./config.ts";
 import { type Deliverer, makeDeliverer } from "./deliver.ts";
-import { WebhookpubError } from "./errors.ts";
+import { messageOf, WebhookpubError } from "./errors.ts";
 import { fanOutUntilIdle } from "./fan_out.ts";
 import type { Log } from "./log.ts";
 import { maintainUntilDone } from "./maintain.ts";
 import { makePool, type Pool } from "./pool.ts";
 import { version } from "./version.ts";
-import { makeWakeUp, type WakeUp } from "./wake_up.ts";
+import { makeWakeUp } from "./wake_up.ts";
+
+/** How long a fan-out may take to fall asleep; the lock goes with its connection in any case. */
+const FALL_ASLEEP_MS = 5000;
 
 /** What the tasks of one worker process share. */
 export interface Worker {
@@ -56,7 +60,7 @@ async function start(url: string | undefined, log: Log): Promise<Worker> {
     return makeWorker(pool, {
       deliverer,
       log,
-      wakeUp: makeWakeUp(url, log),
+      url,
       // Its session says that a fan-out is awake. Not one reserved from the pool: a query on
       // such a one whose connection was terminated may never end.
       openAwake: () => connect(url, { max: 1 }),
@@ -81,36 +85,65 @@ async function checkVersion(sql: Sql): Promise<void> {
 
 interface Parts {
   readonly deliverer: Deliverer;
-  readonly wakeUp: WakeUp;
+  readonly url: string | undefined;
   readonly openAwake: () => Sql;
   readonly log: Log;
 }
 
-function makeWorker(pool: Pool, { deliverer, wakeUp, openAwake, log }: Parts): Worker {
+function makeWorker(pool: Pool, { deliverer, url, openAwake, log }: Parts): Worker {
   const stopping = new AbortController();
   let fanningOut: Promise<void> | undefined;
+  let waking: Promise<void> | undefined;
   let drained: Promise<unknown> | undefined;
   let awake = openAwake();
+
+  const wakeOthers = () => {
+    waking ??= pool
+      .ask((sql) => wake(sql, "1 second"))
+      .catch((error: unknown) => log.warn(`waking: ${messageOf(error)}`))
+      .finally(() => {
+        waking = undefined;
+      });
+  };
+
+  const fanOut = async () => {
+    // One a process: a second would share its session.
+    if (fanningOut || stopping.signal.aborted) return;
+    fanningOut = fanOutUntilIdle(
+      awake,
+      {
+        deliver: ({ webhook_ids, user_ids }) => deliverer.take(webhook_ids ?? [], user_ids ?? []),
+        wake: wakeOthers,
+      },
+      stopping.signal,
+    );
+    try {
+      await fanningOut;
+    } catch (error) {
+      void awake.end({ timeout: 0 }).catch(() => {});
+      awake = openAwake();
+      throw error;
+    } finally {
+      fanningOut = undefined;
+    }
+  };
+
+  const wakeUp = makeWakeUp(url, log, () => {
+    // The next tick adds a job for it.
+    fanOut().catch((error: unknown) => log.warn(`fan-out: ${messageOf(error)}`));
+  });
+
   return {
-    async fanOut() {
-      // One a process: a second would share its session.
-      if (fanningOut) return;
-      fanningOut = fanOutUntilIdle(awake, stopping.signal);
-      try {
-        await fanningOut;
-      } catch (error) {
-        void awake.end({ timeout: 0 }).catch(() => {});
-        awake = openAwake();
-        throw error;
-      } finally {
-        fanningOut = undefined;
-      }
-    },
+    fanOut,
     deliver: (webhookId, userId) => deliverer.deliver(webhookId, userId),
     maintain: () => maintainUntilDone(() => pool.ask(maintain), log, stopping.signal),
     drain(hurried) {
       stopping.abort();
-      return (drained ??= Promise.all([wakeUp.stop(), deliverer.drain(hurried)]));
+      return (drained ??= Promise.all([
+        wakeUp.stop(),
+        deliverer.drain(hurried),
+        fanningOut && answered(fanningOut, FALL_ASLEEP_MS).catch(() => {}),
+      ]));
     },
     async end() {
       await Promise.all([pool.end(), awake.end({ timeout: 5 })]);

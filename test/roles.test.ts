@@ -111,6 +111,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
 
   closed_networks: ["W", "webhookpub.closed_networks()"],
   wake: ["W", "webhookpub.wake()"],
+  fan_out_batch: ["W", "webhookpub.fan_out_batch()"],
   enter_fan_out: ["W", "webhookpub.enter_fan_out()"],
   leave_fan_out: ["W", "webhookpub.leave_fan_out()"],
   lease_deliveries: ["W", `webhookpub.lease_deliveries(array['${scene.webhook}'])`],

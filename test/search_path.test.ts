@@ -51,6 +51,7 @@ const LIFE: readonly (readonly [name: string, statement: string])[] = [
   ["webhook_publish", `select webhook_publish('a.b', 'user_1', '{"a": 1}', labels => '{vip}')`],
   ["wake", "select webhookpub.wake()"],
   ["fan_out", "select webhookpub.fan_out()"],
+  ["fan_out_batch", "select webhookpub.fan_out_batch()"],
   ["lease_deliveries", "select webhookpub.lease_deliveries(array['$webhook'], '{1}')"],
   [
     "record_attempts",

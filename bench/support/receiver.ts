@@ -28,7 +28,7 @@ const server = createServer((socket: Socket) => {
       const delivery = /webhook-delivery-id: (\S+)/.exec(head)?.[1];
       if (delivery !== undefined) seen.set(delivery, (seen.get(delivery) ?? 0) + 1);
       const event = /webhook-id: (\S+)/.exec(head)?.[1];
-      if (event !== undefined) receipts.push([event, Date.now()]);
+      if (event !== undefined) receipts.push([event, performance.timeOrigin + performance.now()]);
       socket.write(OK);
     }
   });

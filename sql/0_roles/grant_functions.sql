@@ -27,7 +27,8 @@ begin
   grant execute on function
     webhookpub.closed_networks,
     webhookpub.wake, webhookpub.enter_fan_out, webhookpub.leave_fan_out, webhookpub.fan_out,
-    webhookpub.lease_deliveries, webhookpub.record_attempts, webhookpub.maintain
+    webhookpub.fan_out_batch, webhookpub.lease_deliveries, webhookpub.record_attempts,
+    webhookpub.maintain
   to webhookpub_worker;
 
   -- The secret that create_webhook and rotate_secret make is shown to their caller; no

@@ -1,11 +1,8 @@
--- One tick: turns pending events into deliveries.
+-- One tick: turns pending events into deliveries, and adds a job for each webhook with work.
 --
--- Called by  the task webhook_fan_out; psql.
+-- Called by  psql, or whoever has no worker at hand that would deliver them.
 -- Locks      the events it takes, skipping those that another fan-out has.
 -- Returns    how many events were fanned out, and how many deliveries that made.
---
--- A batch is all or nothing. If it fails, its events go one by one; a culprit keeps its
--- error and waits, longer each time, while the others go on. It is never given up.
 
 create or replace function webhookpub.fan_out (
   p_limit integer default 500
@@ -18,67 +15,16 @@ create or replace function webhookpub.fan_out (
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
-  -- The pending ones, in order, by their index, whatever stale statistics say.
-  set enable_seqscan = off
-  set jit = off
-  set enable_bitmapscan = off
 as $$
 declare
-  v_events webhookpub.events[];
-  v_event webhookpub.events;
-  v_done record;
+  v_webhook_ids text[];
 begin
-  event_count := 0;
-  delivery_count := 0;
-
-  begin
-    -- Locked and written in one subtransaction: two would leave both of them in the row,
-    -- and the index could not forget such a row until the next vacuum.
-    select array_agg(p.event) into v_events
-    from (
-      select e as event
-      from webhookpub.events as e
-      where e.status = 'pending'
-        and (e.retry_at is null or e.retry_at <= clock_timestamp())
-      order by e.expires_at
-      limit greatest(p_limit, 0)
-      for update skip locked
-    ) as p;
-    if v_events is not null then
-      v_done := webhookpub.fan_out_events(v_events);
-      perform webhookpub.add_deliver_jobs(v_done.webhook_ids);
-      event_count := cardinality(v_events);
-      delivery_count := v_done.delivery_count;
-    end if;
-  exception when others then
-    if v_events is null then
-      raise; -- No event's fault: none was taken.
-    end if;
-    foreach v_event in array v_events loop
-      begin
-        select array_agg(p.event) into v_events
-        from (
-          select e as event
-          from webhookpub.events as e
-          where e.id = v_event.id and e.status = 'pending'
-          for update skip locked
-        ) as p;
-        continue when v_events is null;
-        v_done := webhookpub.fan_out_events(v_events);
-        perform webhookpub.add_deliver_jobs(v_done.webhook_ids);
-        event_count := event_count + 1;
-        delivery_count := delivery_count + v_done.delivery_count;
-      exception when others then
-        update webhookpub.events as e
-        set
-          attempts = e.attempts + 1,
-          last_error = format('%s (%s)', sqlerrm, sqlstate),
-          retry_at = clock_timestamp()
-            + least(interval '1 second' * 2 ^ least(e.attempts, 20), interval '1 hour')
-        where e.id = v_event.id and e.status = 'pending';
-      end;
-    end loop;
-  end;
+  select b.event_count, b.delivery_count, b.webhook_ids
+  into event_count, delivery_count, v_webhook_ids
+  from webhookpub.fan_out_batch(p_limit) as b;
+  if v_webhook_ids is not null then
+    perform webhookpub.add_deliver_jobs(v_webhook_ids);
+  end if;
   return next;
 end;
 $$;

@@ -1,7 +1,7 @@
 -- Fans a batch out, in one statement: matches its events, inserts their first deliveries,
 -- moves their bytes to where they are kept, and marks them processed or no_match.
 --
--- Called by  webhookpub.fan_out, public.webhook_publish.
+-- Called by  webhookpub.fan_out_batch, public.webhook_publish.
 -- Locks      the events, which the caller has locked; a delivery that is there already is
 --            left alone.
 -- Returns    how many deliveries are new, and the webhooks that they are for.
