@@ -5,8 +5,8 @@
 --
 -- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
 -- Locks      the deliveries, skipping those that somebody else holds.
--- Returns    their ids, or null; and the webhooks of which there may be more: those that
---            used up their room.
+-- Returns    their ids, or null; the webhooks of which there may be more: those that used
+--            up their room; and between when their events were published.
 
 create or replace function webhookpub.due_deliveries (
   p_webhook_ids text[],
@@ -14,16 +14,24 @@ create or replace function webhookpub.due_deliveries (
   p_now timestamptz,
   p_suspect text,
   out due text[],
-  out cut_short text[]
+  out cut_short text[],
+  out first_event_at timestamptz,
+  out last_event_at timestamptz
 )
-  language sql
+  language plpgsql
   volatile
-  -- From few webhooks to few deliveries, by index, whatever stale statistics say.
+  -- From few webhooks to few deliveries, by index, whatever stale statistics say: there is
+  -- only this one plan, and making it takes longer than the rest.
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
   set jit = off
   set enable_bitmapscan = off
 as $$
-  select array_agg(f.id), array_agg(w.id) filter (where f.n = w.room)
+begin
+  select
+    array_agg(f.id), array_agg(w.id) filter (where f.n = w.room),
+    min(f.event_created_at), max(f.event_created_at)
+  into due, cut_short, first_event_at, last_event_at
   from unnest(p_webhook_ids, p_limits) as p (id, room)
   cross join lateral (
     select w.id, least(p.room, webhookpub.requests_allowed(w, p_now) - (
@@ -40,20 +48,20 @@ as $$
     offset 0
   ) as w
   cross join lateral (
-    select u.id, row_number() over () as n
+    select u.id, u.event_created_at, row_number() over () as n
     from (
-      select s.id
+      select s.id, s.event_created_at
       from (
-        select d.id
+        select d.id, d.event_created_at
         from webhookpub.deliveries as d
         where d.id = p_suspect and d.webhook_id = w.id and w.room > 0
         for update skip locked
       ) as s
       union all
       -- Those whose worker was lost come first; whom two were lost with, only as p_suspect.
-      select l.id
+      select l.id, l.event_created_at
       from (
-        select d.id
+        select d.id, d.event_created_at
         from webhookpub.deliveries as d
         where d.webhook_id = w.id and d.status = 'pending' and d.leased
           and d.next_attempt_at <= p_now and d.lost_in_a_row = 0
@@ -62,9 +70,9 @@ as $$
         for update skip locked
       ) as l
       union all
-      select r.id
+      select r.id, r.event_created_at
       from (
-        select d.id
+        select d.id, d.event_created_at
         from webhookpub.deliveries as d
         where d.webhook_id = w.id and d.status = 'pending' and not d.leased
           and d.next_attempt_at <= p_now
@@ -75,6 +83,7 @@ as $$
     ) as u
     limit greatest(w.room, 0)
   ) as f;
+end;
 $$;
 
 comment on function webhookpub.due_deliveries (text[], integer[], timestamptz, text) is

@@ -31,6 +31,7 @@ create or replace function webhookpub.lease_deliveries (
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
   set jit = off
   set enable_bitmapscan = off
@@ -42,13 +43,16 @@ declare
   v_settings webhookpub.settings;
   v_due text[];
   v_cut_short text[];
+  v_first_event_at timestamptz;
+  v_last_event_at timestamptz;
 begin
   -- A statement of its own: the next one must see what the last holder did.
   perform pg_advisory_xact_lock(2003006833, hashtext(o.id))
   from (select distinct p.id from unnest(p_webhook_ids) as p (id) order by p.id) as o;
   v_now := clock_timestamp();
   v_seconds := floor(extract(epoch from v_now));
-  select d.due, d.cut_short into v_due, v_cut_short
+  select d.due, d.cut_short, d.first_event_at, d.last_event_at
+  into v_due, v_cut_short, v_first_event_at, v_last_event_at
   from webhookpub.due_deliveries(
     p_webhook_ids, p_limits, v_now, webhookpub.due_suspect(p_webhook_ids, v_now)
   ) as d;
@@ -111,6 +115,8 @@ begin
     select n.body
     from webhookpub.envelopes as n
     where n.event_id = l.event_id and n.created_at = l.event_created_at
+      -- So that only the partitions of these days are opened.
+      and n.created_at between v_first_event_at and v_last_event_at
     offset 0
   ) as n
   cross join lateral (
