@@ -35,6 +35,8 @@ interface Course extends Claim {
   readonly webhookId: string;
   /** Requests under way, and answers that are not recorded yet. */
   open: number;
+  /** Those answers, the oldest first. */
+  readonly unrecorded: Set<{ readonly since: number }>;
   /** It waits for its turn. */
   inLine: boolean;
   /** Leases are being asked for. */
@@ -84,8 +86,17 @@ export function makeDeliverer(
     });
   };
 
+  /**
+   * Recording fails, and answers of this webhook have to wait for it. Their leases may have
+   * run out when the database is back: what is known must be told before more is asked for.
+   */
+  const isBehind = (course: Course): boolean => {
+    const [oldest] = course.unrecorded;
+    return oldest !== undefined && oldest.since <= recorder.failedAt();
+  };
+
   const want = (course: Course) => {
-    if (course.asking) {
+    if (course.asking || isBehind(course)) {
       course.again = true;
       return;
     }
@@ -140,12 +151,17 @@ export function makeDeliverer(
           schedule();
         });
       course.answered = outcome.kind === "responded";
-      await recorder.record(answerTo(leased, outcome, performance.now() - begun));
+      const now = performance.now();
+      const answer = { since: now };
+      course.unrecorded.add(answer);
+      await recorder
+        .record(answerTo(leased, outcome, now - begun))
+        .finally(() => course.unrecorded.delete(answer));
     } catch (error) {
       log.error(`delivery ${leased.delivery_id}: ${messageOf(error)}`);
     }
     course.open -= 1;
-    if (course.more && !draining) want(course);
+    if ((course.more || course.again) && !draining) want(course);
     else forget(course);
   };
 
@@ -163,6 +179,7 @@ export function makeDeliverer(
       held: 0,
       answered: false,
       open: 0,
+      unrecorded: new Set(),
       inLine: false,
       asking: false,
       again: false,

@@ -19,6 +19,8 @@ export interface Recorder {
    * tried again: it is not lost, and nothing is sent twice because of it.
    */
   record(answer: Answer): Promise<void>;
+  /** When a record failed last, on the clock of performance.now(). */
+  failedAt(): number;
   /** The process has to end soon: a database that is away is not waited for. */
   hurry(): void;
 }
@@ -26,6 +28,7 @@ export interface Recorder {
 /** Makes a recorder. */
 export function makeRecorder(pool: Pool, log: Log): Recorder {
   let hurriedAt: number | undefined;
+  let failedAt = -Infinity;
   const isHopeless = (begun: number) => {
     const now = performance.now();
     if (hurriedAt === undefined) return now - begun > GIVE_UP_MS;
@@ -38,6 +41,7 @@ export function makeRecorder(pool: Pool, log: Log): Recorder {
         await pool.ask((sql) => recordAttempts(sql, answers));
         return;
       } catch (error) {
+        failedAt = performance.now();
         if (answers.length > 1 && isAboutData(error)) {
           // One of them is the culprit: the others must not suffer.
           await Promise.all(answers.map((answer) => record([answer])));
@@ -57,6 +61,7 @@ export function makeRecorder(pool: Pool, log: Log): Recorder {
       },
       { width: 2, limit: 500 },
     ),
+    failedAt: () => failedAt,
     hurry() {
       hurriedAt ??= performance.now();
     },

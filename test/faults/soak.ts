@@ -157,8 +157,16 @@ async function soak(): Promise<boolean> {
       select webhookpub.enable_webhook(w.id) from webhookpub.webhooks as w
       where w.deleted_at is null`);
   await enable().catch(enable);
+  // What was under way until now may still open a circuit, whose pauses take minutes.
+  const enabling = setInterval(() => void attempt(enable()), 5000);
+  scope.teardown(() => clearInterval(enabling));
   const settling = performance.now();
-  await world.settled();
+  try {
+    await world.settled();
+  } catch (error) {
+    for (const worker of workers) say(`a worker's last words:\n${worker.output().slice(-2000)}`);
+    throw error;
+  }
   const seconds = secondsSince(settling);
 
   const [{ lost }] = await pool.ask(

@@ -6,7 +6,7 @@ import { makePool } from "../../src/pool.ts";
 import type { TestDatabase } from "../support/database.ts";
 import { createWebhook, type WebhookOptions } from "../support/scene.ts";
 import type { Scope } from "../support/scope.ts";
-import { until } from "../support/until.ts";
+import { untilNone } from "../support/until.ts";
 import {
   type Facts,
   type Figures,
@@ -33,7 +33,7 @@ export interface World extends TestDatabase {
   load(options: { connections: number; pauseMs: number; userIds?: readonly string[] }): {
     stop(): Promise<void>;
   };
-  /** Waits until nothing is pending. */
+  /** Waits until nothing is pending, as long as it gets less. */
   settled(): Promise<void>;
   /** Everything that is known now. */
   facts(): Promise<Facts>;
@@ -88,6 +88,34 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
     }
   };
 
+  /** What is pending, and what it waits for, a line each. */
+  const pending = async () => {
+    const rows = await pool.ask(
+      (connection) => connection<{ line: string }[]>`
+        select format(
+          '%s%s: %s deliveries, leased %s, lost %s times in a row, due in %s to %s',
+          regexp_replace(w.url, '^.*/', ''),
+          case when w.circuit_retry_at is not null
+            then ', circuit open until ' || (w.circuit_retry_at - now()) else '' end,
+          count(*), d.leased, d.lost_in_a_row,
+          min(d.next_attempt_at) - now(), max(d.next_attempt_at) - now()
+        ) as line
+        from webhookpub.deliveries as d
+        join webhookpub.webhooks as w on w.id = d.webhook_id
+        where d.status = 'pending' and w.enabled
+        group by w.id, d.leased, d.lost_in_a_row
+        union all
+        select format('%s events since %s', count(*), min(e.created_at))
+        from webhookpub.events as e
+        where e.status = 'pending'
+        having count(*) > 0
+        union all
+        select format('job %s %s, attempts %s, locked at %s', j.task_identifier, j.key, j.attempts, j.locked_at)
+        from graphile_worker.jobs as j`,
+    );
+    return rows.map(({ line }) => line).join("\n");
+  };
+
   return {
     ...database,
     receivers,
@@ -138,21 +166,27 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
       };
     },
     settled: () =>
-      until(async () => {
-        // A connection may turn out to be gone.
-        const asked = pool.ask(
-          (connection) => connection<{ pending: boolean }[]>`
-          select exists (select from webhookpub.events where status = 'pending')
-            or exists (
-              select
-              from webhookpub.deliveries as d
-              join webhookpub.webhooks as w on w.id = d.webhook_id
-              where d.status = 'pending' and w.enabled
-            ) as pending`,
-        );
-        const [row] = await asked.catch(() => []);
-        return row?.pending === false;
-      }, "every event and delivery to end"),
+      untilNone(
+        async () => {
+          // A connection may turn out to be gone.
+          const asked = pool.ask(
+            (connection) => connection<{ pending: number }[]>`
+              select (
+                (select count(*) from webhookpub.events where status = 'pending')
+                + (
+                  select count(*)
+                  from webhookpub.deliveries as d
+                  join webhookpub.webhooks as w on w.id = d.webhook_id
+                  where d.status = 'pending' and w.enabled
+                )
+              )::integer as pending`,
+          );
+          const [row] = await asked.catch(() => []);
+          return row?.pending ?? Infinity;
+        },
+        "every event and delivery to end",
+        pending,
+      ),
     async facts() {
       const [published, events, deliveries, attempts] = await Promise.all([
         sql<Published[]>`select * from application.published`,
