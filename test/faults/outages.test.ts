@@ -32,10 +32,11 @@ void t.test("graphile-worker's jobs are deleted by hand, workers stopped", async
   for (const name of ["one", "two", "three"]) {
     await world.webhook(name, { retrySchedule: "{100 ms}" });
   }
-  // Fanned out, so that each webhook has a job; and events that have none.
+  // Fanned out, so that each webhook has a job; and events for another one, which has none.
+  await world.webhook("other", { userId: "user_2" });
   await world.publish(100);
   await world.sql`select webhookpub.fan_out()`;
-  await world.publish(10);
+  await world.publish(10, { userId: "user_2" });
   await world.sql`select webhookpub.wake()`;
   t.equal(await count(world.sql`select from graphile_worker.jobs`), 4);
   await world.sql`delete from graphile_worker._private_jobs`;
