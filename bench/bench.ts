@@ -3,6 +3,7 @@
 import { parseArgs } from "node:util";
 import { deliver } from "./deliver.ts";
 import { fanOut } from "./fan_out.ts";
+import { isolation } from "./isolation.ts";
 import { latency } from "./latency.ts";
 import { publish } from "./publish.ts";
 import { publishIdle } from "./publish_idle.ts";
@@ -19,6 +20,7 @@ const BENCHES: Record<string, Bench> = {
   "fan-out": fanOut,
   deliver,
   latency,
+  isolation,
   scale,
   stale,
   retention,

@@ -1,7 +1,6 @@
 // The worker in an internet of its own: a network namespace in which every address of the world
 // is this machine. Whatever it connects to, a listener here sees it.
 import { spawnSync } from "node:child_process";
-import { createSocket } from "node:dgram";
 import { getServers } from "node:dns";
 import { createServer, type Socket } from "node:net";
 import { createServer as createTlsServer } from "node:tls";
@@ -9,6 +8,7 @@ import t, { type Test } from "tap";
 import { makeAuthority } from "./support/certificates.ts";
 import { CLOSED_URLS } from "./support/closed_urls.ts";
 import { testDatabase } from "./support/database.ts";
+import { startNameServer } from "./support/name_server.ts";
 import { createWebhook, publish } from "./support/scene.ts";
 import { until } from "./support/until.ts";
 import { startWorkerProcess } from "./support/worker_process.ts";
@@ -33,56 +33,6 @@ if (process.env[INSIDE] === undefined) {
   }
 } else {
   void t.test("a real worker opens no connection to what is closed", inTheInternet);
-}
-
-/** A name server on every address at which this machine looks for one; it goes with the test. */
-async function startNameServer(t: Test, answers: Map<string, string[]>): Promise<void> {
-  for (const address of new Set(getServers().map((server) => server.replace(/^\[|\]?:53$/g, "")))) {
-    const server = createSocket(address.includes(":") ? "udp6" : "udp4");
-    server.on("message", (query, from) => {
-      server.send(answerTo(query, answers), from.port, from.address);
-    });
-    await new Promise<void>((bound) => server.bind(53, address, bound));
-    t.teardown(() => server.close());
-  }
-}
-
-/** The answer to a query, of RFC 1035 what resolvers need: A and AAAA records, or no such name. */
-function answerTo(query: Buffer, answers: Map<string, string[]>): Buffer {
-  const labels: string[] = [];
-  let at = 12;
-  for (let length = query[at]!; length > 0; length = query[at]!) {
-    labels.push(query.subarray(at + 1, at + 1 + length).toString("latin1"));
-    at += length + 1;
-  }
-  const question = query.subarray(12, at + 5);
-  const type = query.readUInt16BE(at + 1);
-  const addresses = answers.get(labels.join(".").toLowerCase());
-  const records = (addresses ?? [])
-    .filter((address) => type === (address.includes(":") ? 28 : 1))
-    .map((address) => {
-      const data = bytesOf(address);
-      // The name is that of the question, at offset 12; class IN; nothing may be kept.
-      return Buffer.concat([
-        Buffer.from([0xc0, 12, 0, type, 0, 1, 0, 0, 0, 0, 0, data.length]),
-        data,
-      ]);
-    });
-  const header = Buffer.alloc(12);
-  query.copy(header, 0, 0, 2);
-  header.writeUInt16BE(addresses ? 0x8180 : 0x8183, 2);
-  header.writeUInt16BE(1, 4);
-  header.writeUInt16BE(records.length, 6);
-  return Buffer.concat([header, question, ...records]);
-}
-
-function bytesOf(address: string): Buffer {
-  if (!address.includes(":")) return Buffer.from(address.split(".").map(Number));
-  const [head = "", tail = ""] = new URL(`http://[${address}]/`).hostname.slice(1, -1).split("::");
-  const groups = (part: string) => (part === "" ? [] : part.split(":").map((g) => parseInt(g, 16)));
-  const [first, last] = [groups(head), groups(tail)];
-  const zeros = Array.from({ length: 8 - first.length - last.length }, () => 0);
-  return Buffer.from([...first, ...zeros, ...last].flatMap((g) => [g >> 8, g & 0xff]));
 }
 
 const PORTS = [80, 443, 3128, 8080, 8443];
@@ -127,7 +77,10 @@ async function inTheInternet(t: Test): Promise<void> {
   await sql`update webhookpub.settings set allow_http = default, allowed_networks = default`;
   await sql`update webhookpub.settings set max_webhooks_per_user = 10000`;
   const names = new Map<string, string[]>();
-  await startNameServer(t, names);
+  // On every address at which this machine looks for one.
+  for (const address of new Set(getServers().map((server) => server.replace(/^\[|\]?:53$/g, "")))) {
+    await startNameServer(t, address, (name) => names.get(name) ?? null);
+  }
   const NAMES = ["good.example", "rebound.example", "mixed4.example", "mixed6.example"];
   const authority = makeAuthority();
   const everybody = await startEverybody(t, authority.issue({ names: NAMES }));

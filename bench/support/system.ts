@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -14,8 +14,13 @@ export interface System {
   /** Another migrated database of the same PostgreSQL; it goes with the system. */
   addDatabase(name: string): Promise<Sql>;
   /** Starts a worker through graphile-worker's CLI; returns how to stop it. */
-  startWorker(): Promise<() => Promise<void>>;
+  startWorker(options?: WorkerOptions): Promise<() => Promise<void>>;
   remove(): Promise<void>;
+}
+
+interface WorkerOptions {
+  /** The only name server that the worker knows. */
+  readonly nameServer?: string;
 }
 
 /** Starts PostgreSQL with ordinary durability and settings for a small machine. */
@@ -43,7 +48,7 @@ export async function startSystem(options: { settings?: string[] } = {}): Promis
       others.push(other);
       return other;
     },
-    startWorker: () => startWorker(cluster.url),
+    startWorker: (options) => startWorker(cluster.url, options),
     async remove() {
       await Promise.all([sql, ...others].map((one) => one.end({ timeout: 1 })));
       await cluster.remove();
@@ -51,9 +56,13 @@ export async function startSystem(options: { settings?: string[] } = {}): Promis
   };
 }
 
-async function startWorker(url: string): Promise<() => Promise<void>> {
-  const cli = join(root, "node_modules/graphile-worker/dist/cli.js");
-  const worker = spawn(process.execPath, [cli], {
+async function startWorker(
+  url: string,
+  { nameServer }: WorkerOptions = {},
+): Promise<() => Promise<void>> {
+  const cli = [process.execPath, join(root, "node_modules/graphile-worker/dist/cli.js")];
+  const [command = "", ...args] = nameServer ? [...withNameServer(nameServer), ...cli] : cli;
+  const worker = spawn(command, args, {
     cwd: root,
     env: { ...process.env, DATABASE_URL: url, NO_LOG_SUCCESS: "1" },
     stdio: ["ignore", "ignore", "inherit"],
@@ -63,6 +72,24 @@ async function startWorker(url: string): Promise<() => Promise<void>> {
     worker.kill("SIGTERM");
     await once(worker, "exit");
   };
+}
+
+/** A command that runs another, for which resolv.conf is one of its own. */
+function withNameServer(address: string): string[] {
+  const namespace =
+    process.getuid?.() === 0
+      ? ["--mount"]
+      : ["--user", "--map-current-user", "--keep-caps", "--mount"];
+  const script = `
+    file=$(mktemp) && echo "nameserver ${address}" >"$file" &&
+    mount --bind "$file" /etc/resolv.conf && rm "$file" && exec "$0" "$@"`;
+  return ["unshare", ...namespace, "sh", "-c", script];
+}
+
+/** Whether a worker can be given a name server of its own here. */
+export function canHaveNameServer(): boolean {
+  const [command, ...args] = [...withNameServer("127.0.0.1"), "true"];
+  return spawnSync(command, args).status === 0;
 }
 
 /** Runs a script of bench/support in a process of its own. */
