@@ -5,6 +5,7 @@ import { deliver } from "./deliver.ts";
 import { fanOut } from "./fan_out.ts";
 import { isolation } from "./isolation.ts";
 import { latency } from "./latency.ts";
+import { memory } from "./memory.ts";
 import { publish } from "./publish.ts";
 import { publishIdle } from "./publish_idle.ts";
 import { retention } from "./retention.ts";
@@ -21,6 +22,7 @@ const BENCHES: Record<string, Bench> = {
   deliver,
   latency,
   isolation,
+  memory,
   scale,
   stale,
   retention,

@@ -1,7 +1,9 @@
 // A receiver in a process of its own, as lean as it gets, so that the bench measures the
-// sender. GET /stats tells what it has seen; prints its port.
+// sender. GET /stats tells what it has seen; prints its port. Argument: how many milliseconds
+// it takes for an answer.
 import { createServer, type Socket } from "node:net";
 
+const pauseMs = Number(process.argv[2] ?? 0);
 const OK = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const seen = new Map<string, number>();
 let receipts: [string, number][] = [];
@@ -29,7 +31,8 @@ const server = createServer((socket: Socket) => {
       if (delivery !== undefined) seen.set(delivery, (seen.get(delivery) ?? 0) + 1);
       const event = /webhook-id: (\S+)/.exec(head)?.[1];
       if (event !== undefined) receipts.push([event, performance.timeOrigin + performance.now()]);
-      socket.write(OK);
+      if (pauseMs > 0) setTimeout(() => socket.write(OK), pauseMs);
+      else socket.write(OK);
     }
   });
 });

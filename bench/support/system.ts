@@ -14,9 +14,12 @@ export interface System {
   /** Another migrated database of the same PostgreSQL; it goes with the system. */
   addDatabase(name: string): Promise<Sql>;
   /** Starts a worker through graphile-worker's CLI; returns how to stop it. */
-  startWorker(options?: WorkerOptions): Promise<() => Promise<void>>;
+  startWorker(options?: WorkerOptions): Promise<RunningWorker>;
   remove(): Promise<void>;
 }
+
+/** Call it to stop the worker. */
+type RunningWorker = (() => Promise<void>) & { readonly pid: number };
 
 interface WorkerOptions {
   /** The only name server that the worker knows. */
@@ -59,7 +62,7 @@ export async function startSystem(options: { settings?: string[] } = {}): Promis
 async function startWorker(
   url: string,
   { nameServer }: WorkerOptions = {},
-): Promise<() => Promise<void>> {
+): Promise<RunningWorker> {
   const cli = [process.execPath, join(root, "node_modules/graphile-worker/dist/cli.js")];
   const [command = "", ...args] = nameServer ? [...withNameServer(nameServer), ...cli] : cli;
   const worker = spawn(command, args, {
@@ -68,10 +71,11 @@ async function startWorker(
     stdio: ["ignore", "ignore", "inherit"],
   });
   await once(worker, "spawn");
-  return async () => {
+  const stop = async () => {
     worker.kill("SIGTERM");
     await once(worker, "exit");
   };
+  return Object.assign(stop, { pid: worker.pid ?? 0 });
 }
 
 /** A command that runs another, for which resolv.conf is one of its own. */
