@@ -1,17 +1,31 @@
+/** Whoever was told to stop waits this long. */
+const HURRIED_MS = 3000;
+
 /**
  * Waits for an answer of the database, but not for ever: a query whose server process was
  * terminated in the wrong instant is never answered by the client.
  *
- * @throws Error after `limitMs` milliseconds
+ * @param hurry when it is aborted, the process has to end soon
+ * @throws Error when it has waited for too long
  */
-export async function answered<T>(query: Promise<T>, limitMs = 30_000): Promise<T> {
+export async function answered<T>(
+  query: Promise<T>,
+  { limitMs = 30_000, hurry }: { limitMs?: number; hurry?: AbortSignal | undefined } = {},
+): Promise<T> {
+  const late = Promise.withResolvers<never>();
   let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${limitMs} ms`)), limitMs);
-  });
+  const allow = (ms: number) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => late.reject(new Error(`no answer within ${ms} ms`)), ms);
+  };
+  const cutShort = () => allow(HURRIED_MS);
+  if (hurry?.aborted) cutShort();
+  else allow(limitMs);
+  hurry?.addEventListener("abort", cutShort);
   try {
-    return await Promise.race([query, late]);
+    return await Promise.race([query, late.promise]);
   } finally {
     clearTimeout(timer);
+    hurry?.removeEventListener("abort", cutShort);
   }
 }

@@ -31,12 +31,12 @@ export async function fanOutUntilIdle(
   signal: AbortSignal,
 ): Promise<void> {
   const fanOut = async (): Promise<boolean> => {
-    const batch = await answered(fanOutBatch(sql));
+    const batch = await answered(fanOutBatch(sql), { hurry: signal });
     if (batch.webhook_ids) deliver(batch);
     return batch.event_count > 0;
   };
   // Somebody waits for this: the first batch is asked for together with the seat.
-  const [entered] = await Promise.all([answered(enterFanOut(sql)), fanOut()]);
+  const [entered] = await Promise.all([answered(enterFanOut(sql), { hurry: signal }), fanOut()]);
   if (!entered) return;
   try {
     let lastEvent = performance.now();
@@ -52,7 +52,7 @@ export async function fanOutUntilIdle(
       else await sleep(Math.min(Math.max((now - lastEvent) / 10, MIN_PAUSE_MS), MAX_PAUSE_MS));
     }
   } finally {
-    await answered(leaveFanOut(sql));
+    await answered(leaveFanOut(sql), { hurry: signal });
   }
   // Whoever published between the last look and leaving saw it awake.
   await fanOut();

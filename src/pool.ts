@@ -14,20 +14,22 @@ export interface Pool {
 }
 
 const END_S = 5;
+const HURRIED_END_S = 1;
 
 /**
  * Makes a pool. A connection that was cut off in the wrong instant is of no use to the client
  * ever again: so when a query fails for its connection's sake, the next ones get new ones.
  *
  * @param open opens connections
+ * @param hurry when it is aborted, the process has to end soon
  */
-export function makePool(open: () => Sql): Pool {
+export function makePool(open: () => Sql, hurry?: AbortSignal): Pool {
   let current = open();
   return {
     async ask(query) {
       const sql = current;
       try {
-        return await answered(query(sql));
+        return await answered(query(sql), { hurry });
       } catch (error) {
         if (sql === current && !isFromServer(error)) {
           current = open();
@@ -37,7 +39,7 @@ export function makePool(open: () => Sql): Pool {
         throw error;
       }
     },
-    end: () => current.end({ timeout: END_S }),
+    end: () => current.end({ timeout: hurry?.aborted ? HURRIED_END_S : END_S }),
   };
 }
 

@@ -29,16 +29,18 @@ export interface Recorder {
 export function makeRecorder(pool: Pool, log: Log): Recorder {
   let hurriedAt: number | undefined;
   let failedAt = -Infinity;
+  let failingSince: number | undefined;
   const isHopeless = (begun: number) => {
     const now = performance.now();
     if (hurriedAt === undefined) return now - begun > GIVE_UP_MS;
-    return now - Math.max(begun, hurriedAt) > STOPPING_MS;
+    return now - Math.max(failingSince ?? begun, hurriedAt) > STOPPING_MS;
   };
   const record = async (answers: readonly Answer[]): Promise<void> => {
     const begun = performance.now();
     for (let pause = 50; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
       try {
         await pool.ask((sql) => recordAttempts(sql, answers));
+        failingSince = undefined;
         return;
       } catch (error) {
         failedAt = performance.now();
@@ -48,7 +50,9 @@ export function makeRecorder(pool: Pool, log: Log): Recorder {
           return;
         }
         log.error(`recording ${answers.length} attempts failed, trying again: ${messageOf(error)}`);
-        if (isAboutData(error) || isHopeless(begun)) return;
+        if (isAboutData(error)) return;
+        failingSince ??= failedAt;
+        if (isHopeless(begun)) return;
         await sleep(pause);
       }
     }

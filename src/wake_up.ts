@@ -19,6 +19,7 @@ export interface WakeUp {
  * @param onEvents called when a NOTIFY says that there are events and no fan-out is awake
  */
 export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => void): WakeUp {
+  const stopping = new AbortController();
   let listening = false;
   let ticking: Promise<void> | undefined;
   let lastTick: number | undefined;
@@ -40,9 +41,12 @@ export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => vo
     try {
       if (!listening) {
         listening = true;
-        await answered(listen(sql), LIMIT_MS);
+        await answered(listen(sql), { limitMs: LIMIT_MS, hurry: stopping.signal });
       }
-      await answered(wake(sql, window === null ? null : `${window} seconds`), LIMIT_MS);
+      await answered(wake(sql, window === null ? null : `${window} seconds`), {
+        limitMs: LIMIT_MS,
+        hurry: stopping.signal,
+      });
       lastTick = begun;
     } catch (error) {
       log.warn(`tick: ${messageOf(error)}`);
@@ -64,6 +68,7 @@ export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => vo
   return {
     async stop() {
       clearInterval(timer);
+      stopping.abort();
       await ticking;
       await sql.end({ timeout: 1 });
     },

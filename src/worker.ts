@@ -1,4 +1,3 @@
-import { answered } from "./answered.ts";
 import { closedNetworks, connect, installedVersion, maintain, type Sql, wake } from "./client.ts";
 import { processSettings } from "./config.ts";
 import { type Deliverer, makeDeliverer } from "./deliver.ts";
@@ -9,9 +8,6 @@ import { maintainUntilDone } from "./maintain.ts";
 import { makePool, type Pool } from "./pool.ts";
 import { version } from "./version.ts";
 import { makeWakeUp } from "./wake_up.ts";
-
-/** How long a fan-out may take to fall asleep; the lock goes with its connection in any case. */
-const FALL_ASLEEP_MS = 5000;
 
 /** What the tasks of one worker process share. */
 export interface Worker {
@@ -49,7 +45,8 @@ export function startWorker(url: string | undefined, log: Log): Promise<Worker> 
 
 async function start(url: string | undefined, log: Log): Promise<Worker> {
   const settings = processSettings();
-  const pool = makePool(() => connect(url, { max: settings.WEBHOOKPUB_CONNECTIONS }));
+  const hurry = new AbortController();
+  const pool = makePool(() => connect(url, { max: settings.WEBHOOKPUB_CONNECTIONS }), hurry.signal);
   try {
     await pool.ask(checkVersion);
     const deliverer = makeDeliverer(pool, {
@@ -59,6 +56,7 @@ async function start(url: string | undefined, log: Log): Promise<Worker> {
     });
     return makeWorker(pool, {
       deliverer,
+      hurry,
       log,
       url,
       // Its session says that a fan-out is awake. Not one reserved from the pool: a query on
@@ -85,12 +83,14 @@ async function checkVersion(sql: Sql): Promise<void> {
 
 interface Parts {
   readonly deliverer: Deliverer;
+  /** Aborted when the process has to end soon. */
+  readonly hurry: AbortController;
   readonly url: string | undefined;
   readonly openAwake: () => Sql;
   readonly log: Log;
 }
 
-function makeWorker(pool: Pool, { deliverer, url, openAwake, log }: Parts): Worker {
+function makeWorker(pool: Pool, { deliverer, hurry, url, openAwake, log }: Parts): Worker {
   const stopping = new AbortController();
   let fanningOut: Promise<void> | undefined;
   let waking: Promise<void> | undefined;
@@ -139,14 +139,15 @@ function makeWorker(pool: Pool, { deliverer, url, openAwake, log }: Parts): Work
     maintain: () => maintainUntilDone(() => pool.ask(maintain), log, stopping.signal),
     drain(hurried) {
       stopping.abort();
+      if (hurried) hurry.abort();
       return (drained ??= Promise.all([
         wakeUp.stop(),
         deliverer.drain(hurried),
-        fanningOut && answered(fanningOut, FALL_ASLEEP_MS).catch(() => {}),
+        fanningOut?.catch(() => {}),
       ]));
     },
     async end() {
-      await Promise.all([pool.end(), awake.end({ timeout: 5 })]);
+      await Promise.all([pool.end(), awake.end({ timeout: 1 })]);
     },
   };
 }

@@ -82,26 +82,37 @@ void t.test("PostgreSQL is down when 20 requests are answered", async (t) => {
   t.comment(ended ? `the worker ended with ${worker.ends().join()}` : "the worker lived on");
 });
 
-void t.test("SIGTERM while PostgreSQL is down", async (t) => {
-  const database = await stoppableDatabase(t);
-  const world = await makeWorld(t, database);
-  await world.webhook("one", { requestTimeout: "4 s" });
-  await world.receivers.behave({ one: "hold" });
-  const worker = await startWorkerProcess(t, world.url);
-  await world.publish(20);
-  await world.receivers.saw(20, isOpen, "20 requests in flight");
-  await database.cluster.stop("fast");
-  worker.kill("SIGTERM");
-  const told = performance.now();
-  t.equal(await worker.ended(), "SIGTERM", "it ends, though it can give nothing back");
-  const stopping = secondsSince(told);
-  await database.cluster.start();
-  await world.receivers.behave({ one: { answers: [200] } });
-  await startWorkerProcess(t, world.url);
-  await world.settled();
-  await conserved(t, world, { allowed: 20, seconds: secondsSince(told) });
-  t.comment(`it ended after ${stopping.toFixed(1)} s, with a deadline of 4 s`);
-});
+for (const [what, isDown] of [
+  ["SIGTERM while PostgreSQL is down", true],
+  ["SIGTERM, and PostgreSQL goes down while requests are waited for", false],
+] as const) {
+  void t.test(what, async (t) => {
+    const database = await stoppableDatabase(t);
+    const world = await makeWorld(t, database);
+    await world.webhook("one", { requestTimeout: "4 s" });
+    await world.receivers.behave({ one: "hold" });
+    const worker = await startWorkerProcess(t, world.url);
+    await world.publish(20);
+    await world.receivers.saw(20, isOpen, "20 requests in flight");
+    const told = performance.now();
+    if (isDown) await database.cluster.stop("fast");
+    worker.kill("SIGTERM");
+    if (!isDown) {
+      await until(() => worker.output().includes("SIGTERM"), "the worker to hear it");
+      await database.cluster.stop("fast");
+    }
+    const end = await worker.ended();
+    const stopping = secondsSince(told);
+    t.ok(end === "SIGTERM" || end === 0, `it ends with ${end}, though it can give nothing back`);
+    t.notMatch(worker.output(), "no answer within 30000 ms", "and waits for none in vain");
+    await database.cluster.start();
+    await world.receivers.behave({ one: { answers: [200] } });
+    await startWorkerProcess(t, world.url);
+    await world.settled();
+    await conserved(t, world, { allowed: 20, seconds: secondsSince(told) });
+    t.comment(`it ended after ${stopping.toFixed(1)} s, with a deadline of 4 s`);
+  });
+}
 
 void t.test("the connections that listen are terminated", async (t) => {
   const world = await makeWorld(t, await stoppableDatabase(t));
