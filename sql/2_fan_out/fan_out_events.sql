@@ -52,7 +52,9 @@ begin
   -- Random bytes are dear: one id is made for the batch, and a number in its midst tells its
   -- deliveries apart. They then go to the right edge of the index one after the other.
   batch as materialized (
-    select c.at, left(i.id, 16) as prefix, right(i.id, 14) as suffix
+    select
+      c.at, left(i.id, 16) as prefix, right(i.id, 14) as suffix,
+      c.at + (select s.delivery_retention from webhookpub.settings as s) as expires_at
     from (select clock_timestamp() as at) as c
     cross join lateral (select webhookpub.delivery_id(c.at) as id offset 0) as i
   ),
@@ -63,9 +65,8 @@ begin
     select
       b.prefix || lpad(to_hex(row_number() over ()), 6, '0') || b.suffix,
       m.webhook_id, m.event_id, m.event_type, m.event_created_at, m.message_id,
-      m.max_attempts, b.at, b.at, b.at + s.delivery_retention
+      m.max_attempts, b.at, b.at, b.expires_at
     from matched as m
-    cross join webhookpub.settings as s
     cross join batch as b
     on conflict (event_id, webhook_id) where replay_id is null do nothing
     returning d.webhook_id

@@ -37,6 +37,11 @@ create or replace function webhookpub.record_attempts (
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
+  -- Not joined: the planner takes the one row of settings for hundreds, and would read every
+  -- webhook.
+  v_min_failures constant integer := (
+    select s.auto_disable_min_failures from webhookpub.settings as s
+  );
   v_gone text[];
   v_failed text[];
 begin
@@ -131,13 +136,12 @@ begin
       end::integer as unanswered
     from health as h
     join webhookpub.webhooks as w on w.id = h.webhook_id
-    cross join webhookpub.settings as s
     where case
       when h.succeeded then
         w.failing_since is not null
         or w.last_delivered_at is null
         or w.last_delivered_at < v_now - interval '10 seconds'
-      else w.failing_since is null or w.failures < s.auto_disable_min_failures
+      else w.failing_since is null or w.failures < v_min_failures
     end
     or case
       when h.answered then w.unanswered > 0

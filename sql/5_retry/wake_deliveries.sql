@@ -66,31 +66,37 @@ begin
   end if;
 
   select array_agg(w.id) into v_webhook_ids
-  from webhookpub.webhooks as w
-  where w.id = any (v_webhook_ids) and w.enabled
-    and exists (
-      select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
-    )
-    and exists (
-      select
-      from webhookpub.deliveries as d
-      where d.webhook_id = w.id and d.status = 'pending' and d.leased in (true, false)
-        and d.next_attempt_at <= v_now
-    )
-    -- One that has as many requests under way as it may is left alone: with the next answer
-    -- its worker comes back for more.
-    and webhookpub.requests_allowed(w, v_now) > (
-      select count(*)
-      from webhookpub.deliveries as b
-      where b.webhook_id = w.id and b.status = 'pending' and b.leased
-        and b.next_attempt_at > v_now
-    )
-    -- A worker has just taken its job, and will look.
-    and not exists (
-      select
-      from graphile_worker.jobs as j
-      where j.key = w.id and j.locked_at > v_now - interval '2 seconds'
-    );
+  from (select distinct i.id from unnest(v_webhook_ids) as i (id)) as p
+  -- One by one, by one look into each index; "offset 0" keeps the planner from joining.
+  cross join lateral (
+    select w.id
+    from webhookpub.webhooks as w
+    where w.id = p.id and w.enabled
+      and exists (
+        select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
+      )
+      and exists (
+        select
+        from webhookpub.deliveries as d
+        where d.webhook_id = w.id and d.status = 'pending' and d.leased in (true, false)
+          and d.next_attempt_at <= v_now
+      )
+      -- One that has as many requests under way as it may is left alone: with the next answer
+      -- its worker comes back for more.
+      and webhookpub.requests_allowed(w, v_now) > (
+        select count(*)
+        from webhookpub.deliveries as b
+        where b.webhook_id = w.id and b.status = 'pending' and b.leased
+          and b.next_attempt_at > v_now
+      )
+      -- A worker has just taken its job, and will look.
+      and not exists (
+        select
+        from graphile_worker.jobs as j
+        where j.key = w.id and j.locked_at > v_now - interval '2 seconds'
+      )
+    offset 0
+  ) as w;
   if v_webhook_ids is null then
     return 0;
   end if;
