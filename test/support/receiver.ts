@@ -6,6 +6,8 @@ import { until } from "./until.ts";
 /** A request that a receiver got. */
 export interface Received {
   readonly path: string;
+  /** The address that it came from. */
+  readonly from: string;
   readonly headers: IncomingHttpHeaders;
   readonly body: string;
   /** When it was complete, in milliseconds of performance.now(). */
@@ -52,6 +54,7 @@ export async function startReceiver(t: Test): Promise<Receiver> {
       counts.set(path, n);
       const received: Received = {
         path,
+        from: request.socket.remoteAddress ?? "",
         headers: request.headers,
         body: Buffer.concat(chunks).toString("utf8"),
         at: performance.now(),
