@@ -19,8 +19,6 @@ export interface Recorder {
    * tried again: it is not lost, and nothing is sent twice because of it.
    */
   record(answer: Answer): Promise<void>;
-  /** When a record failed last, on the clock of performance.now(). */
-  failedAt(): number;
   /** The process has to end soon: a database that is away is not waited for. */
   hurry(): void;
 }
@@ -28,7 +26,6 @@ export interface Recorder {
 /** Makes a recorder. */
 export function makeRecorder(pool: Pool, log: Log): Recorder {
   let hurriedAt: number | undefined;
-  let failedAt = -Infinity;
   let failingSince: number | undefined;
   const isHopeless = (begun: number) => {
     const now = performance.now();
@@ -43,7 +40,6 @@ export function makeRecorder(pool: Pool, log: Log): Recorder {
         failingSince = undefined;
         return;
       } catch (error) {
-        failedAt = performance.now();
         if (answers.length > 1 && isAboutData(error)) {
           // One of them is the culprit: the others must not suffer.
           await Promise.all(answers.map((answer) => record([answer])));
@@ -51,7 +47,7 @@ export function makeRecorder(pool: Pool, log: Log): Recorder {
         }
         log.error(`recording ${answers.length} attempts failed, trying again: ${messageOf(error)}`);
         if (isAboutData(error)) return;
-        failingSince ??= failedAt;
+        failingSince ??= performance.now();
         if (isHopeless(begun)) return;
         await sleep(pause);
       }
@@ -65,7 +61,6 @@ export function makeRecorder(pool: Pool, log: Log): Recorder {
       },
       { width: 2, limit: 500 },
     ),
-    failedAt: () => failedAt,
     hurry() {
       hurriedAt ??= performance.now();
     },

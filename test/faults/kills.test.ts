@@ -4,7 +4,7 @@ import { startProcess } from "../support/process.ts";
 import { until } from "../support/until.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 import { blockedIn, count, terminate } from "./backends.ts";
-import { isAccepted, isOpen } from "./receiver_process.ts";
+import { isAccepted, isOpen, type Request } from "./receiver_process.ts";
 import { conserved, makeWorld, secondsSince } from "./world.ts";
 
 // They wait for leases to end, not for the processor.
@@ -19,11 +19,15 @@ void t.test("SIGKILL of one of two workers with 40 requests in flight", async (t
   await world.webhook("busy", { maxInFlight: 5 });
   await all("hold");
   const victim = await startWorkerProcess(t, world.url);
-  await world.publish(30, { userId: "user_2" });
-  await world.receivers.saw(40, isOpen, "40 requests in flight");
-  await startWorkerProcess(t, world.url);
+  const other = await startWorkerProcess(t, world.url);
   const load = world.load({ connections: 2, pauseMs: 50 });
   await world.receivers.saw(100, isAccepted, "load");
+  // So that all of them are the victim's.
+  other.kill("SIGSTOP");
+  await world.publish(30, { userId: "user_2" });
+  const isHeld = (request: Request) => isOpen(request) && held.includes(request.webhook);
+  await world.receivers.saw(40, isHeld, "40 requests in flight");
+  other.kill("SIGCONT");
 
   victim.kill("SIGKILL");
   const killed = performance.now();

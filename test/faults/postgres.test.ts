@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import { stoppableDatabase } from "../support/database.ts";
 import { supervise } from "../support/supervise.ts";
@@ -189,6 +190,8 @@ void t.test("answers that can't be recorded until their leases have run out", as
   await world.receivers.behave({ one: { answers: [200] } });
   await world.receivers.saw(20, isAccepted, "20 answers");
   await until(() => worker.output().includes(DISK_FULL), "errors");
+  // Longer than any record should take.
+  await sleep(6000);
   const lastJob = async () => {
     const [{ id }] = await world.sql<[{ id: string }]>`
       select pg_sequence_last_value(
