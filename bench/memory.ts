@@ -19,7 +19,7 @@ const WEBHOOKS = USERS * 2;
  * what it has at the end against what it had after a third.
  */
 export const memory: Bench = async ({ rounds, small, say }) => {
-  const seconds = small ? 15 : 600;
+  const seconds = small ? 9 : 600;
   const events = small ? 20 : 170;
   const system = await startSystem();
   const receiver = await startScript("receiver.ts", [`${small ? 2000 : 10_000}`]);

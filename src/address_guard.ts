@@ -25,7 +25,8 @@ export interface Guard {
   lookup(port: number): LookupFunction;
 }
 
-const DNS_TIMEOUT_MS = 5000;
+/** Chosen anew for each lookup, so that not all names of a dead server give up at once. */
+const DNS_TIMEOUT_MS = { least: 3000, most: 6000 };
 
 /** Makes the guard for a policy. */
 export function makeGuard(policy: Policy): Guard {
@@ -108,11 +109,14 @@ type Address = { address: string; family: 4 | 6 };
 
 /**
  * All addresses of a name. Asked of the DNS without the system's resolver, whose four
- * threads a few black-holed names would hold; only for a name that the DNS does not know
- * is the system asked (its hosts file, its search domains).
+ * threads a few black-holed names would hold; only for a name that the DNS says it does not
+ * know is the system asked (its hosts file, its search domains). One whose servers fail or
+ * say nothing would hold a thread until they fail once more.
  */
 async function resolve(hostname: string): Promise<Address[]> {
-  const resolver = new Resolver({ timeout: DNS_TIMEOUT_MS, tries: 1 });
+  const { least, most } = DNS_TIMEOUT_MS;
+  const timeout = Math.round(least + Math.random() * (most - least));
+  const resolver = new Resolver({ timeout, tries: 1 });
   const of = (family: 4 | 6) => (found: string[]) =>
     found.map((address): Address => ({ address, family }));
   const answers = await Promise.allSettled([
@@ -123,9 +127,10 @@ async function resolve(hostname: string): Promise<Address[]> {
     answer.status === "fulfilled" ? answer.value : [],
   );
   if (addresses.length > 0) return addresses;
-  const timedOut = answers.find(
-    (answer) => answer.status === "rejected" && codeOf(answer.reason) === "ETIMEOUT",
+  const codes = answers.map((answer) =>
+    answer.status === "rejected" ? codeOf(answer.reason) : "",
   );
-  if (timedOut) throw new Error(`DNS lookup of ${hostname} timed out`);
+  if (codes.includes("ETIMEOUT")) throw new Error(`DNS lookup of ${hostname} timed out`);
+  if (codes.includes("ESERVFAIL")) throw new Error(`DNS lookup of ${hostname} failed: SERVFAIL`);
   return (await systemLookup(hostname, { all: true })) as Address[];
 }
