@@ -4,6 +4,9 @@ import { messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
 
 const TICK_MS = 1000;
+/** A tick looks at what became due last; every so often one looks at everything, for what has
+ * been crowded out. Together with a lease that is less than the minute that may pass. */
+const SWEEP_MS = 20_000;
 const LIMIT_MS = 10_000;
 
 /** Wakes the tasks of a process. */
@@ -22,7 +25,8 @@ export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => vo
   const stopping = new AbortController();
   let listening = false;
   let ticking: Promise<void> | undefined;
-  let lastTick: number | undefined;
+  let lastTick = -Infinity;
+  let lastSweep = -Infinity;
 
   const open = () =>
     connect(url, {
@@ -36,18 +40,17 @@ export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => vo
 
   const tick = async () => {
     const begun = performance.now();
-    // What became due since the last tick, and some more; after a start, ever.
-    const window = lastTick === undefined ? null : Math.ceil((begun - lastTick) / 1000) + 2;
+    // What became due since the last tick, and some more; at a start and now and then, ever.
+    const sweeps = begun - lastSweep >= SWEEP_MS;
+    const window = sweeps ? null : `${Math.ceil((begun - lastTick) / 1000) + 2} seconds`;
     try {
       if (!listening) {
         listening = true;
         await answered(listen(sql), { limitMs: LIMIT_MS, hurry: stopping.signal });
       }
-      await answered(wake(sql, window === null ? null : `${window} seconds`), {
-        limitMs: LIMIT_MS,
-        hurry: stopping.signal,
-      });
+      await answered(wake(sql, window), { limitMs: LIMIT_MS, hurry: stopping.signal });
       lastTick = begun;
+      if (sweeps) lastSweep = begun;
     } catch (error) {
       log.warn(`tick: ${messageOf(error)}`);
       void sql.end({ timeout: 0 }).catch(() => {});
