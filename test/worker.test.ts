@@ -330,3 +330,26 @@ for (const program of ["npx graphile-worker", "npm start"]) {
     await supervised;
   });
 }
+
+void t.test("an event that a worker hears of is delivered with no job", async (t) => {
+  const { url, sql } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  await startWorkerProcess(t, url);
+  await createWebhook(sql, { url: receiver.url() });
+  await until(
+    async () =>
+      (
+        await sql`select from pg_stat_activity where datname = current_database()
+        and (query like '%listen webhook_events_new%' or query like '%webhookpub.wake(%')`
+      ).count > 0,
+    "the worker to listen",
+  );
+  await sql`
+    create function public.no_job() returns trigger language plpgsql as 'begin return null; end'`;
+  await sql`
+    create trigger no_job before insert on graphile_worker._private_jobs
+    for each row execute function public.no_job()`;
+  await publish(sql, {});
+  await delivered(sql, 1);
+  t.equal((await sql`select from graphile_worker.jobs`).count, 0);
+});
