@@ -336,11 +336,14 @@ void t.test("an event that a worker hears of is delivered with no job", async (t
   const receiver = await startReceiver(t);
   await startWorkerProcess(t, url);
   await createWebhook(sql, { url: receiver.url() });
+  // Its tick comes after its LISTEN, on the same connection.
   await until(
     async () =>
       (
-        await sql`select from pg_stat_activity where datname = current_database()
-        and (query like '%listen webhook_events_new%' or query like '%webhookpub.wake(%')`
+        await sql`
+          select from pg_stat_activity
+          where datname = current_database()
+            and query = 'select webhookpub.wake(p_window => $1::interval)'`
       ).count > 0,
     "the worker to listen",
   );
