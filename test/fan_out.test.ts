@@ -182,6 +182,48 @@ void t.test("a tick takes the oldest events, no more than its limit", async (t) 
   t.strictSame(await fanOut(sql, 2), { event_count: 1, delivery_count: 1 });
 });
 
+void t.test("one user's burst does not hold up another's event", async (t) => {
+  const { sql } = await testDatabase(t);
+  await createWebhook(sql);
+  await createWebhook(sql, { userId: "user_2" });
+  const burst = await publish(sql, { count: 30 });
+  const [other, another] = await publish(sql, { userId: "user_2", count: 2 });
+  const fannedOut = async () => {
+    const all = await statuses(sql, burst);
+    return all.lastIndexOf("processed") + 1;
+  };
+
+  t.strictSame(await fanOut(sql, 10), { event_count: 10, delivery_count: 10 });
+  t.strictSame(await statuses(sql, [other!, another!]), ["processed", "processed"]);
+  t.equal(await fannedOut(), 8, "and it goes on");
+  t.strictSame(await fanOut(sql, 10), { event_count: 10, delivery_count: 10 });
+  t.equal(await fannedOut(), 18);
+});
+
+void t.test("a batch is bounded by what it may become, and users take turns", async (t) => {
+  const { sql } = await testDatabase(t);
+  const addWebhooks = (count: number) => sql`
+    insert into webhookpub.webhooks (id, user_id, url, events, retry_schedule)
+    select 'wh_' || gen_random_uuid(), 'user_1', 'https://example.com/', '{*}', '{}'
+    from generate_series(1, ${count}::int)`;
+  await addWebhooks(4000);
+  await createWebhook(sql, { userId: "user_2" });
+  const ids = await publish(sql, { count: 5 });
+  const [other] = await publish(sql, { userId: "user_2" });
+
+  t.strictSame(await fanOut(sql), { event_count: 3, delivery_count: 8001 });
+  t.strictSame(await statuses(sql, [...ids.slice(1, 3), other!]), [
+    ...["processed", "pending"],
+    "processed",
+  ]);
+  await addWebhooks(7000);
+  t.strictSame(
+    await fanOut(sql),
+    { event_count: 1, delivery_count: 11_000 },
+    "one event is always taken",
+  );
+});
+
 void t.test("two fan-outs at once share 1,000 events, each event exactly once", async (t) => {
   const { sql, session } = await testDatabase(t);
   for (let i = 0; i < 4; i++) await createWebhook(sql);

@@ -152,6 +152,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   add_deliver_jobs: [NOBODY, `webhookpub.add_deliver_jobs(array['${scene.webhook}'])`],
   delivery_id: [NOBODY, `webhookpub.delivery_id(${now})`],
   fan_out_events: [NOBODY, "webhookpub.fan_out_events('{}')"],
+  next_events: [NOBODY, "webhookpub.next_events(1)"],
   filter_values: [NOBODY, "webhookpub.filter_values('{}', 'labels')"],
   due_deliveries: [
     NOBODY,

@@ -22,7 +22,6 @@ create or replace function webhookpub.fan_out_batch (
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
-  -- The pending ones, in order, by their index, whatever stale statistics say.
   set enable_seqscan = off
   set jit = off
   set enable_bitmapscan = off
@@ -38,16 +37,7 @@ begin
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
     -- and the index could not forget such a row until the next vacuum.
-    select array_agg(p.event) into v_events
-    from (
-      select e as event
-      from webhookpub.events as e
-      where e.status = 'pending'
-        and (e.retry_at is null or e.retry_at <= clock_timestamp())
-      order by e.expires_at
-      limit greatest(p_limit, 0)
-      for update skip locked
-    ) as p;
+    v_events := webhookpub.next_events(p_limit);
     if v_events is not null then
       v_done := webhookpub.fan_out_events(v_events);
       webhook_ids := v_done.webhook_ids;

@@ -28,6 +28,7 @@ begin
     select t.name, webhookpub.type_patterns(t.name) as patterns
     from (select distinct e.type as name from unnest(p_events) as e) as t
   ),
+  -- At least one row for each event; without a webhook if none matches.
   matched as materialized (
     select
       e.id as event_id,
@@ -38,16 +39,17 @@ begin
       cardinality(w.retry_schedule) + 1 as max_attempts
     from unnest(p_events) as e
     join event_type as t on t.name = e.type
-    join webhookpub.webhooks as w on w.user_id = e.user_id
-    where webhookpub.unmatched_clause(
-      w,
-      e,
-      t.patterns,
-      -- Parsed only for webhooks that filter by it.
-      case when w.filter_data is not null
-        then coalesce(e.envelope, webhookpub.stored_envelope(e.id, e.created_at))::jsonb -> 'data'
-      end
-    ) is null
+    left join webhookpub.webhooks as w
+      on w.user_id = e.user_id
+      and webhookpub.unmatched_clause(
+        w,
+        e,
+        t.patterns,
+        -- Parsed only for webhooks that filter by it.
+        case when w.filter_data is not null
+          then coalesce(e.envelope, webhookpub.stored_envelope(e.id, e.created_at))::jsonb -> 'data'
+        end
+      ) is null
   ),
   -- Random bytes are dear: one id is made for the batch, and a number in its midst tells its
   -- deliveries apart. They then go to the right edge of the index one after the other.
@@ -68,6 +70,7 @@ begin
       m.max_attempts, b.at, b.at, b.expires_at
     from matched as m
     cross join batch as b
+    where m.webhook_id is not null
     on conflict (event_id, webhook_id) where replay_id is null do nothing
     returning d.webhook_id
   ),
@@ -81,20 +84,22 @@ begin
     update webhookpub.events as e
     set
       status = (
-        case when m.event_id is null then 'no_match' else 'processed' end
+        case when m.webhook_ids is null then 'no_match' else 'processed' end
       )::webhookpub.event_status,
       matched_webhook_ids = coalesce(m.webhook_ids, '{}'),
       envelope = null,
       attempts = e.attempts + 1,
       retry_at = null,
       processed_at = clock_timestamp()
-    from unnest(p_events) as p
-    left join (
-      select g.event_id, array_agg(g.webhook_id order by g.webhook_id) as webhook_ids
+    from (
+      select
+        g.event_id,
+        array_agg(g.webhook_id order by g.webhook_id)
+          filter (where g.webhook_id is not null) as webhook_ids
       from matched as g
       group by g.event_id
-    ) as m on m.event_id = p.id
-    where e.id = p.id
+    ) as m
+    where e.id = m.event_id
   )
   select count(*), array_agg(distinct c.webhook_id)
   into delivery_count, webhook_ids
