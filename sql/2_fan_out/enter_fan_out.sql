@@ -1,6 +1,6 @@
 -- Lets a worker become an awake fan-out, if there is room for one more.
 --
--- Called by  the task webhook_fan_out, on a connection of its own.
+-- Called by  a worker that heard of events, on a connection of its own.
 -- Locks      one of two seats, so that a stopped process can hold up only one of them,
 --            and the shared lock by which publishers know that somebody is awake. Both
 --            are held by the session until webhookpub.leave_fan_out.

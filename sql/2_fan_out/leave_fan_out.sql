@@ -1,6 +1,6 @@
 -- Gives the seat of an awake fan-out back.
 --
--- Called by  the task webhook_fan_out, on the connection that entered.
+-- Called by  an awake fan-out, on the connection that entered.
 
 create or replace function webhookpub.leave_fan_out ()
   returns void

@@ -1,6 +1,6 @@
 -- Leases due deliveries to a worker and says all that it needs to POST them.
 --
--- Called by  the task webhook_deliver, for many webhooks at once.
+-- Called by  the deliverer of a worker, for many webhooks at once.
 -- Locks      each webhook's lease, for the length of this call, in the order of their
 --            ids; then the deliveries, skipping those that somebody else holds.
 -- Returns    one row for each leased delivery. timeout_ms is the deadline of the whole

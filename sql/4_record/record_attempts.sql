@@ -1,6 +1,6 @@
 -- Records what came back, and decides what becomes of each delivery.
 --
--- Called by  the task webhook_deliver, for many requests at once; safe to repeat.
+-- Called by  the deliverer of a worker, for many requests at once; safe to repeat.
 -- Locks      the deliveries, in the order of their ids; webhooks only when their health
 --            changes.
 -- Returns    nothing: whatever is to happen next stands in the tables.
@@ -9,8 +9,9 @@
 -- a pending delivery; a late 2xx counts as long as the delivery is pending. Anything else
 -- changes nothing, so that state never goes back.
 --
--- A few answers go by a plan that is kept, for planning takes longer than the rest; many are
--- worth a plan for their number.
+-- A few answers go by a plan that is kept, for planning takes longer than the rest. It may have
+-- been made when tables were small: so it looks up row by row, and never joins a whole table.
+-- Many are worth a plan for their number.
 --
 -- A webhook's circuit opens when too many of its attempts in a row got no HTTP answer
 -- (webhookpub.circuit_pause), and closes with the first one, whatever its status.
@@ -32,6 +33,8 @@ create or replace function webhookpub.record_attempts (
   security definer
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_custom_plan
+  set enable_hashjoin = on
+  set enable_mergejoin = on
   set enable_seqscan = off
   set jit = off
 as $$
@@ -47,6 +50,8 @@ declare
 begin
   if cardinality(p_delivery_ids) <= 20 then
     perform set_config('plan_cache_mode', 'force_generic_plan', true);
+    perform set_config('enable_hashjoin', 'off', true);
+    perform set_config('enable_mergejoin', 'off', true);
   end if;
   with answer as materialized (
     select

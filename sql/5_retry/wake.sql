@@ -1,7 +1,7 @@
 -- The tick: makes sure that whatever is due has a job.
 --
--- Called by  the wake-up plugin of every worker, once a second and on a NOTIFY, for
---            the last seconds only; webhookpub.maintain, over all time.
+-- Called by  every worker, once a second and by an awake fan-out every 50 ms, for the last
+--            seconds only, and every 20 s over all time; webhookpub.maintain, the same.
 -- Locks      none that anybody waits for.
 
 create or replace function webhookpub.wake (

@@ -5,7 +5,7 @@
 -- Returns    how many webhooks were woken.
 --
 -- A tick looks at what became due last, and at no more of it than it can read in passing:
--- what it does not come to has a job, and else is found within a minute.
+-- what it does not come to is found within 20 s, by one that looks at everything.
 
 create or replace function webhookpub.wake_deliveries (
   p_since timestamptz

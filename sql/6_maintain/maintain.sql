@@ -1,6 +1,6 @@
 -- One round of upkeep. With nothing to do it costs almost nothing.
 --
--- Called by  the task webhook_maintain, once a minute; psql.
+-- Called by  the task webhook_maintain, once a minute until nothing is left to do; psql.
 -- Locks      one advisory lock, so that rounds do not meet; a second one does nothing.
 -- Returns    what was done and to how many.
 
