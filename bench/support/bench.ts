@@ -16,8 +16,10 @@ export interface Result {
   readonly ratio: number;
   /** What it should reach, for people. */
   readonly goal: string;
-  /** How much of the goal is reached; 1 and more is all of it. */
+  /** How much of the goal is reached, from 0 to 1. */
   readonly reached: number;
+  /** The baseline is a fixed time: on a machine that is slow or busy it says little. */
+  readonly absolute: boolean;
 }
 
 export type Bench = (options: Options) => Promise<Result[]>;
@@ -41,6 +43,7 @@ export function resultOf(
   goal: { atLeast: number } | { atMost: number },
 ): Result {
   const ratio = median(rounds.map(([value, baseline]) => value / baseline));
+  if (!Number.isFinite(ratio)) throw new Error(`nothing was measured: ${what}`);
   return {
     what,
     value: median(rounds.map(([value]) => value)),
@@ -48,6 +51,13 @@ export function resultOf(
     unit,
     ratio,
     goal: "atLeast" in goal ? `at least ${goal.atLeast}` : `at most ${goal.atMost}`,
-    reached: "atLeast" in goal ? ratio / goal.atLeast : goal.atMost / ratio,
+    reached: Math.min(1, "atLeast" in goal ? ratio / goal.atLeast : goal.atMost / ratio),
+    absolute: false,
   };
+}
+
+/** Sums up times, in milliseconds, against what each may be. */
+export function resultWithin(what: string, times: readonly number[], limitMs: number): Result {
+  const rounds = times.map((time) => [time, limitMs] as const);
+  return { ...resultOf(what, "ms", rounds, { atMost: 1 }), absolute: true };
 }
