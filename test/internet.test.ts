@@ -8,7 +8,7 @@ import t, { type Test } from "tap";
 import { makeAuthority } from "./support/certificates.ts";
 import { CLOSED_URLS } from "./support/closed_urls.ts";
 import { testDatabase } from "./support/database.ts";
-import { startNameServer } from "./support/name_server.ts";
+import { type Known, startNameServer } from "./support/name_server.ts";
 import { createWebhook, publish } from "./support/scene.ts";
 import { until } from "./support/until.ts";
 import { startWorkerProcess } from "./support/worker_process.ts";
@@ -37,16 +37,29 @@ if (process.env[INSIDE] === undefined) {
 
 const PORTS = [80, 443, 3128, 8080, 8443];
 
-/** Everybody's receiver: it answers at every address, by http and https, and keeps its connections. */
+/**
+ * Everybody's receiver: it answers at every address, by http and https, and keeps its
+ * connections. What is asked for /redirect/303?URL is sent there; /hold waits for release().
+ */
 async function startEverybody(t: Test, certificate: { key: string; cert: string }) {
   const connections: { to: string; socket: Socket }[] = [];
   let requests = 0;
+  const held: (() => void)[] = [];
   const answer = (socket: Socket) => {
     socket.on("error", () => {});
     socket.on("data", (chunk: Buffer) => {
-      if (!chunk.includes("POST ")) return;
+      // Whoever follows a redirect may do so by another method.
+      const [, path = ""] = /^[A-Z]+ (\S+) HTTP/m.exec(chunk.toString("latin1")) ?? [];
+      if (path === "") return;
       requests += 1;
-      socket.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nkeep-alive: timeout=600\r\n\r\n");
+      const [, status = "200 OK", to] = /^\/redirect\/(\d+)\?(.*)$/.exec(path) ?? [];
+      const location = to === undefined ? "" : `location: ${to}\r\n`;
+      const reply = () =>
+        socket.write(
+          `HTTP/1.1 ${status}\r\n${location}content-length: 0\r\nkeep-alive: timeout=600\r\n\r\n`,
+        );
+      if (path === "/hold") held.push(reply);
+      else reply();
     });
   };
   const secured = createTlsServer(certificate, answer).on("tlsClientError", () => {});
@@ -66,6 +79,10 @@ async function startEverybody(t: Test, certificate: { key: string; cert: string 
   return {
     connections: () => connections.map(({ to }) => to),
     requests: () => requests,
+    held: () => held.length,
+    release: () => {
+      for (const reply of held.splice(0)) reply();
+    },
     hangUp: () => {
       for (const { socket } of connections) socket.destroy();
     },
@@ -76,12 +93,17 @@ async function inTheInternet(t: Test): Promise<void> {
   const { url, sql } = await testDatabase(t);
   await sql`update webhookpub.settings set allow_http = default, allowed_networks = default`;
   await sql`update webhookpub.settings set max_webhooks_per_user = 10000`;
-  const names = new Map<string, string[]>();
+  const names = new Map<string, Known>();
+  const questions: string[] = [];
   // On every address at which this machine looks for one.
-  for (const address of new Set(getServers().map((server) => server.replace(/^\[|\]?:53$/g, "")))) {
-    await startNameServer(t, address, (name) => names.get(name) ?? null);
+  const nameServers = new Set(getServers().map((server) => server.replace(/^\[|\]?:53$/g, "")));
+  for (const address of nameServers) {
+    await startNameServer(t, address, (name) => {
+      questions.push(name);
+      return names.get(name) ?? "no such name";
+    });
   }
-  const NAMES = ["good.example", "rebound.example", "mixed4.example", "mixed6.example"];
+  const NAMES = ["good", "rebound", "mixed4", "mixed6", "pooled"].map((n) => `${n}.example`);
   const authority = makeAuthority();
   const everybody = await startEverybody(t, authority.issue({ names: NAMES }));
   const proxy = "http://9.9.9.9:3128";
@@ -107,24 +129,41 @@ async function inTheInternet(t: Test): Promise<void> {
     await sql`update webhookpub.webhooks set url = ${target} where id = ${id}`;
     return id;
   };
-  /** Publishes once for a user, and says what became of it at each of its webhooks. */
-  const attempts = async (userId: string) => {
-    const [eventId = ""] = await publish(sql, { userId });
-    await until(async () => {
+  /** Waits until nothing of a user's is pending any more. */
+  const settled = (userId: string) =>
+    until(async () => {
       const [{ over }] = await sql<[{ over: boolean }]>`
-        select e.status <> 'pending' and not exists (
-          select from webhookpub.deliveries as d where d.event_id = e.id and d.status = 'pending'
-        ) as over
-        from webhookpub.events as e where e.id = ${eventId}`;
+        select not exists (
+          select from webhookpub.events as e
+          where e.user_id = ${userId} and e.status = 'pending'
+        ) and not exists (
+          select from webhookpub.deliveries as d
+          join webhookpub.webhooks as w on w.id = d.webhook_id
+          where w.user_id = ${userId} and d.status = 'pending'
+        ) as over`;
       return over;
     }, `the deliveries of ${userId}`);
-    return await sql<{ url: string; outcome: string; error: string | null }[]>`
-      select w.url, a.outcome, a.error
-      from webhookpub.deliveries as d
-      join webhookpub.webhooks as w on w.id = d.webhook_id
-      join webhookpub.attempts as a on a.delivery_id = d.id
-      where d.event_id = ${eventId}
-      order by d.id`;
+  /** What became of some events at each webhook. */
+  const attemptsOf = (eventIds: readonly string[]) => sql<
+    {
+      url: string;
+      status: string;
+      outcome: string;
+      status_code: number | null;
+      error: string | null;
+    }[]
+  >`
+    select w.url, d.status, a.outcome, a.status_code, a.error
+    from webhookpub.deliveries as d
+    join webhookpub.webhooks as w on w.id = d.webhook_id
+    join webhookpub.attempts as a on a.delivery_id = d.id
+    where d.event_id = any (${[...eventIds]})
+    order by w.url`;
+  /** Publishes once for a user, and says what became of it. */
+  const attempts = async (userId: string) => {
+    const eventIds = await publish(sql, { userId });
+    await settled(userId);
+    return await attemptsOf(eventIds);
   };
 
   await t.test("every notation of a closed address", async (t) => {
@@ -190,6 +229,118 @@ async function inTheInternet(t: Test): Promise<void> {
     t.match(await attempts("rebound"), [{ outcome: "responded" }], "and back to a public one");
     t.equal(everybody.connections().at(-1), "2606:4700::1111:443");
     t.equal(everybody.connections().length, before + 2);
+  });
+
+  await t.test("a name changes while a connection to its address is pooled", async (t) => {
+    names.set("pooled.example", ["8.8.4.4"]);
+    const id = await webhookAt("name_pooled", "https://pooled.example/");
+    t.match(await attempts("name_pooled"), [{ outcome: "responded" }]);
+    const before = everybody.connections().length;
+
+    // One request goes over that connection and stays there; all others need one of their own.
+    await sql`update webhookpub.webhooks set url = 'https://pooled.example/hold' where id = ${id}`;
+    for (const [address = "", ...others] of [
+      ["127.0.0.1"],
+      ["169.254.169.254"],
+      ["::1"],
+      ["8.8.4.4", "10.0.0.1"],
+    ]) {
+      names.set("pooled.example", [address, ...others]);
+      const eventIds = await publish(sql, { userId: "name_pooled", count: 5 });
+      await until(async () => (await attemptsOf(eventIds)).length === 4, "those that must connect");
+      t.equal(everybody.held(), 1, "the pooled connection goes where it was allowed to go");
+      everybody.release();
+      await settled("name_pooled");
+      const outcomes = (await attemptsOf(eventIds)).map(({ outcome }) => outcome);
+      t.strictSame(
+        outcomes.toSorted(),
+        ["blocked", "blocked", "blocked", "blocked", "responded"],
+        `${address} ${others.join()}`,
+      );
+      t.equal(everybody.connections().length, before, "no connection was opened");
+    }
+    everybody.hangUp();
+    t.match(await attempts("name_pooled"), [{ outcome: "blocked" }], "and when it is gone, none");
+    t.equal(everybody.connections().length, before);
+  });
+
+  await t.test(
+    "redirects to internal addresses are failed attempts, and not followed",
+    async (t) => {
+      names.set("good.example", ["9.9.9.1"]);
+      names.set("inside.example", ["10.0.0.1"]);
+      const targets = [
+        "http://127.0.0.1:8080/",
+        "http://169.254.169.254/latest/meta-data/",
+        "https://169.254.169.254/",
+        "https://[::1]/",
+        "https://inside.example/",
+        "//10.0.0.1/",
+        // Not even where it may go.
+        "https://good.example/",
+      ];
+      for (const status of [301, 302, 303, 307, 308]) {
+        for (const target of targets) {
+          await webhookAt("redirected", `https://good.example/redirect/${status}?${target}`);
+        }
+      }
+      for (const allowHttp of [false, true]) {
+        await sql`update webhookpub.settings set allow_http = ${allowHttp}`;
+        const before = {
+          connections: everybody.connections().length,
+          requests: everybody.requests(),
+        };
+        const found = await attempts("redirected");
+        t.equal(found.length, 5 * targets.length);
+        for (const { url, status, outcome, status_code, error } of found) {
+          const expected = Number(/redirect\/(\d+)/.exec(url)?.[1]);
+          t.match(
+            { status, outcome, status_code, error },
+            {
+              status: "failed",
+              outcome: "responded",
+              status_code: expected,
+              error: `HTTP ${expected}`,
+            },
+            url,
+          );
+        }
+        const opened = new Set(everybody.connections().slice(before.connections));
+        t.strictSame(
+          [...opened].toSorted(),
+          ["::ffff:9.9.9.1:443"],
+          "only the receiver was reached",
+        );
+        t.equal(everybody.requests() - before.requests, found.length, "once by each");
+      }
+      await sql`update webhookpub.settings set allow_http = default`;
+    },
+  );
+
+  await t.test("a name server that fails, and one that says nothing", async (t) => {
+    names.set("failing.example", "SERVFAIL");
+    names.set("silent.example", "no answer");
+    names.set("good.example", ["9.9.9.1"]);
+    for (const name of ["failing", "good", "silent"]) {
+      await webhookAt("dns", `https://${name}.example/`);
+    }
+    everybody.hangUp();
+    const before = { connections: everybody.connections().length, questions: questions.length };
+    t.strictSame(
+      (await attempts("dns")).map(({ outcome, error }) => ({ outcome, error })),
+      [
+        { outcome: "refused", error: "DNS lookup of failing.example failed: SERVFAIL" },
+        { outcome: "responded", error: null },
+        { outcome: "refused", error: "DNS lookup of silent.example timed out" },
+      ],
+    );
+    t.strictSame(everybody.connections().slice(before.connections), ["::ffff:9.9.9.1:443"]);
+    // The system would ask again, and one of its four threads would wait for that.
+    const asked = questions.slice(before.questions);
+    for (const name of ["failing.example", "silent.example"]) {
+      const times = asked.filter((question) => question === name).length;
+      t.ok(times > 0 && times <= 2 * nameServers.size, `${name} was asked for ${times} times`);
+    }
   });
 
   await t.test("the hosts file is no way around", async (t) => {

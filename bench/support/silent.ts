@@ -8,7 +8,7 @@ const [address, name, itsAddress] = process.argv.slice(2);
 if (address !== undefined && itsAddress !== undefined) {
   // It goes with the process.
   const goes = { teardown: () => {} };
-  await startNameServer(goes, address, (asked) => (asked === name ? [itsAddress] : undefined));
+  await startNameServer(goes, address, (asked) => (asked === name ? [itsAddress] : "no answer"));
 }
 
 const server = createServer((socket) => socket.on("error", () => {}).resume());

@@ -206,11 +206,16 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
   };
 }
 
-/** Holds a world that has settled against the law, and prints its figures. */
+/**
+ * Holds a world that has settled against the law, and prints its figures.
+ *
+ * @param allowed how many duplicates there may be
+ * @param seconds how long recovery took, and `promised`, what it stays under
+ */
 export async function conserved(
   t: Test,
   world: World,
-  { allowed, seconds }: { allowed: number; seconds?: number },
+  { allowed, seconds, promised }: { allowed: number; seconds?: number; promised?: number },
 ): Promise<Figures> {
   const { figures, problems } = judge(await world.facts(), allowed);
   t.strictSame(problems.slice(0, 10), [], `what does not hold: ${problems.length}`);
@@ -219,7 +224,16 @@ export async function conserved(
     `${figures.events} events, ${figures.deliveries} deliveries, ${figures.requests} requests, ` +
       `${figures.duplicates} duplicates of at most ${allowed}${recovery}`,
   );
+  if (promised !== undefined) {
+    t.ok(seconds !== undefined && seconds < promised, `recovered within ${promised} s`);
+  }
   return figures;
+}
+
+/** Holds a worker that was told to end to its promise: the deadline of a request, and 5 s. */
+export function endedInTime(t: Test, seconds: number, deadline: number): void {
+  t.comment(`it ended after ${seconds.toFixed(1)} s, with a deadline of ${deadline} s`);
+  t.ok(seconds < deadline + 5, "it ends within the deadline and 5 s");
 }
 
 /** Seconds since a time of performance.now(). */

@@ -1,8 +1,19 @@
 import { createSocket } from "node:dgram";
 import type { Scope } from "./scope.ts";
 
-/** The addresses of a name; null: there is no such name; undefined: no answer, ever. */
-export type AddressesOf = (name: string) => readonly string[] | null | undefined;
+/** The addresses of a name, or how a question about it ends. */
+export type Known =
+  | readonly string[]
+  | "no such name"
+  /** The name server's own answer when it could not find out. */
+  | "SERVFAIL"
+  | "no answer";
+
+/** What is known about a name; it is asked once a question. */
+export type AddressesOf = (name: string) => Known;
+
+/** Response codes of RFC 1035. */
+const CODES = { found: 0, SERVFAIL: 2, "no such name": 3 };
 
 /** Starts a name server on port 53 of an address; it goes with the test. */
 export async function startNameServer(
@@ -31,9 +42,9 @@ function answerTo(query: Buffer, addressesOf: AddressesOf): Buffer | undefined {
   }
   const question = query.subarray(12, at + 5);
   const type = query.readUInt16BE(at + 1);
-  const addresses = addressesOf(labels.join(".").toLowerCase());
-  if (addresses === undefined) return undefined;
-  const records = (addresses ?? [])
+  const known = addressesOf(labels.join(".").toLowerCase());
+  if (known === "no answer") return undefined;
+  const records = (typeof known === "string" ? [] : known)
     .filter((address) => type === (address.includes(":") ? 28 : 1))
     .map((address) => {
       const data = bytesOf(address);
@@ -45,7 +56,7 @@ function answerTo(query: Buffer, addressesOf: AddressesOf): Buffer | undefined {
     });
   const header = Buffer.alloc(12);
   query.copy(header, 0, 0, 2);
-  header.writeUInt16BE(addresses ? 0x8180 : 0x8183, 2);
+  header.writeUInt16BE(0x8180 | CODES[typeof known === "string" ? known : "found"], 2);
   header.writeUInt16BE(1, 4);
   header.writeUInt16BE(records.length, 6);
   return Buffer.concat([header, question, ...records]);
