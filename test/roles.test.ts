@@ -175,7 +175,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   wake_deliveries: [NOBODY, `webhookpub.wake_deliveries(${now})`],
   cancel_deleted: [NOBODY, "webhookpub.cancel_deleted()"],
   create_partitions: [NOBODY, "webhookpub.create_partitions('webhookpub.envelopes')"],
-  due_suspect: [NOBODY, `webhookpub.due_suspect(array['${scene.webhook}'], ${now})`],
+  due_suspects: [NOBODY, `webhookpub.due_suspects(array['${scene.webhook}'], ${now})`],
   park_lost: [NOBODY, "webhookpub.park_lost()"],
   delete_expired: [NOBODY, "webhookpub.delete_expired()"],
   delete_failed_jobs: [NOBODY, "webhookpub.delete_failed_jobs()"],

@@ -1,6 +1,6 @@
 -- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
--- One whose circuit is open has none; when the pause is over, one, as a probe. A suspect
--- (webhookpub.due_suspect) comes first. A webhook without a secret, as after a restore that
+-- One whose circuit is open has none; when the pause is over, one, as a probe. Suspects
+-- (webhookpub.due_suspects) come first. A webhook without a secret, as after a restore that
 -- left them out, waits for webhookpub.rotate_secret: nothing goes out unsigned.
 --
 -- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
@@ -12,7 +12,7 @@ create or replace function webhookpub.due_deliveries (
   p_webhook_ids text[],
   p_limits integer[],
   p_now timestamptz,
-  p_suspect text,
+  p_suspects text[],
   out due text[],
   out cut_short text[],
   out first_event_at timestamptz,
@@ -54,11 +54,12 @@ begin
       from (
         select d.id, d.event_created_at
         from webhookpub.deliveries as d
-        where d.id = p_suspect and d.webhook_id = w.id and w.room > 0
+        where d.id = any (p_suspects) and d.webhook_id = w.id
+        limit greatest(w.room, 0)
         for update skip locked
       ) as s
       union all
-      -- Those whose worker was lost come first; whom two were lost with, only as p_suspect.
+      -- Those whose worker was lost come first; whom two were lost with, only as p_suspects.
       select l.id, l.event_created_at
       from (
         select d.id, d.event_created_at
@@ -86,5 +87,5 @@ begin
 end;
 $$;
 
-comment on function webhookpub.due_deliveries (text[], integer[], timestamptz, text) is
+comment on function webhookpub.due_deliveries (text[], integer[], timestamptz, text[]) is
   'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns their ids, and the webhooks that may have more.';

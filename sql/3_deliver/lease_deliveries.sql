@@ -2,7 +2,8 @@
 --
 -- Called by  the deliverer of a worker, for many webhooks at once.
 -- Locks      each webhook's lease, for the length of this call, in the order of their
---            ids; then the deliveries, skipping those that somebody else holds.
+--            ids; then the deliveries, skipping those that somebody else holds; if there are
+--            suspects, every other choice of such, which is not waited for.
 -- Returns    one row for each leased delivery. timeout_ms is the deadline of the whole
 --            exchange; the lease lasts 15 s longer, so that its answer can be recorded.
 --            more: the webhook used up its room, so there may be more that is due.
@@ -41,6 +42,8 @@ declare
   v_now timestamptz;
   v_seconds bigint;
   v_settings webhookpub.settings;
+  v_suspects text[];
+  v_trial_size integer;
   v_due text[];
   v_cut_short text[];
   v_first_event_at timestamptz;
@@ -51,11 +54,20 @@ begin
   from (select distinct p.id from unnest(p_webhook_ids) as p (id) order by p.id) as o;
   v_now := clock_timestamp();
   v_seconds := floor(extract(epoch from v_now));
+  if exists (
+      select
+      from webhookpub.deliveries as d
+      where d.status = 'pending' and d.leased and d.lost_in_a_row > 0
+        and d.next_attempt_at <= v_now
+    )
+    and pg_try_advisory_xact_lock(2003006834, 3)
+  then
+    select s.ids, s.trial_size into v_suspects, v_trial_size
+    from webhookpub.due_suspects(p_webhook_ids, v_now) as s;
+  end if;
   select d.due, d.cut_short, d.first_event_at, d.last_event_at
   into v_due, v_cut_short, v_first_event_at, v_last_event_at
-  from webhookpub.due_deliveries(
-    p_webhook_ids, p_limits, v_now, webhookpub.due_suspect(p_webhook_ids, v_now)
-  ) as d;
+  from webhookpub.due_deliveries(p_webhook_ids, p_limits, v_now, v_suspects) as d;
   if v_due is null then
     return;
   end if;
@@ -69,6 +81,7 @@ begin
       lost = d.lost + d.leased::integer,
       -- Any answer has ended the lease: then this begins anew.
       lost_in_a_row = case when d.leased then d.lost_in_a_row + 1 else 0 end,
+      trial_size = case when d.leased and d.lost_in_a_row > 0 then v_trial_size end,
       attempts = d.attempts + 1,
       last_attempt_at = v_now,
       next_attempt_at = v_now + interval '15 seconds' + coalesce(

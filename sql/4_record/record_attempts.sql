@@ -47,6 +47,7 @@ declare
   );
   v_gone text[];
   v_failed text[];
+  v_tried boolean;
 begin
   if cardinality(p_delivery_ids) <= 20 then
     perform set_config('plan_cache_mode', 'force_generic_plan', true);
@@ -71,7 +72,8 @@ begin
     )
   ),
   target as materialized (
-    select d.id, d.webhook_id, d.status, d.leased, d.attempts, d.lost, d.max_attempts
+    select d.id, d.webhook_id, d.status, d.leased, d.attempts, d.lost, d.max_attempts,
+      d.lost_in_a_row > 1 as tried
     from webhookpub.deliveries as d
     where d.id = any (p_delivery_ids)
     order by d.id
@@ -90,7 +92,7 @@ begin
   ),
   decided as materialized (
     select distinct on (t.id)
-      t.id, t.webhook_id, a.succeeded, a.gone, a.outcome, a.status_code, a.error,
+      t.id, t.webhook_id, t.tried, a.succeeded, a.gone, a.outcome, a.status_code, a.error,
       case
         when a.succeeded then 'delivered'
         when a.gone or t.attempts - t.lost >= t.max_attempts then 'failed'
@@ -173,8 +175,9 @@ begin
   )
   select
     array_agg(distinct c.webhook_id) filter (where c.gone),
-    array_agg(c.id) filter (where c.status = 'failed')
-  into v_gone, v_failed
+    array_agg(c.id) filter (where c.status = 'failed'),
+    bool_or(c.tried)
+  into v_gone, v_failed, v_tried
   from decided as c;
 
   if v_gone is not null then
@@ -182,6 +185,12 @@ begin
   end if;
   if v_failed is not null then
     perform webhookpub.publish_delivery_failed(v_failed);
+  end if;
+  if v_tried then
+    -- A suspect less is under way: the next may be tried.
+    perform webhookpub.add_deliver_jobs(s.webhook_ids)
+    from webhookpub.due_suspects(null, v_now) as s
+    where s.webhook_ids is not null;
   end if;
 end;
 $$;

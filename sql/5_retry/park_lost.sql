@@ -1,5 +1,5 @@
--- Gives deliveries up that three workers in a row were lost with, the last time with none of
--- their like beside them.
+-- Gives deliveries up that three workers in a row, or more, were lost with, the last time with
+-- none of their like beside them (webhookpub.due_suspects).
 --
 -- Called by  webhookpub.wake.
 -- Locks      those deliveries, skipping those that somebody else holds.
@@ -22,7 +22,8 @@ begin
   from (
     select d.id
     from webhookpub.deliveries as d
-    where d.status = 'pending' and d.leased and d.lost_in_a_row > 1 and d.next_attempt_at <= p_now
+    where d.status = 'pending' and d.leased and d.lost_in_a_row > 1 and d.trial_size = 1
+      and d.next_attempt_at <= p_now
     for update skip locked
   ) as l;
   if v_ids is null then
@@ -44,4 +45,4 @@ end;
 $$;
 
 comment on function webhookpub.park_lost (timestamptz) is
-  'Fails the deliveries that three workers in a row were lost with, and publishes webhook.delivery_failed for each; returns how many.';
+  'Fails the deliveries that at least three workers in a row were lost with, the last time alone, and publishes webhook.delivery_failed for each; returns how many.';

@@ -35,16 +35,9 @@ begin
     select v_webhook_ids || array_agg(w.id) into v_webhook_ids
     from webhookpub.webhooks as w
     where w.circuit_retry_at <= v_now;
-    -- And so is what waits to be tried alone (webhookpub.due_suspect).
-    select v_webhook_ids || array_agg(distinct d.webhook_id) into v_webhook_ids
-    from webhookpub.deliveries as d
-    where d.status = 'pending' and d.leased and d.lost_in_a_row = 1
-      and d.next_attempt_at <= v_now
-      and not exists (
-        select
-        from webhookpub.deliveries as o
-        where o.status = 'pending' and o.leased and o.lost_in_a_row > 1
-      );
+    -- And so is what was lost and waits to be tried.
+    select v_webhook_ids || s.webhook_ids into v_webhook_ids
+    from webhookpub.due_suspects(null, v_now) as s;
   else
     -- From one webhook with pending deliveries to the next, by one look into the index.
     with recursive pending as (
