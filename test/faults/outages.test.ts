@@ -1,31 +1,11 @@
 import t from "tap";
 import { testDatabase } from "../support/database.ts";
-import { until } from "../support/until.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 import { count } from "./backends.ts";
-import { isAccepted, isOpen } from "./receiver_process.ts";
+import { isOpen } from "./receiver_process.ts";
 import { conserved, makeWorld, secondsSince } from "./world.ts";
 
 t.jobs = 2;
-
-void t.test("no worker runs for a time, and publishing goes on", async (t) => {
-  const world = await makeWorld(t, await testDatabase(t));
-  for (const name of ["one", "two"]) await world.webhook(name, { requestTimeout: "2 s" });
-  const workers = [await startWorkerProcess(t, world.url), await startWorkerProcess(t, world.url)];
-  const load = world.load({ connections: 2, pauseMs: 20 });
-  await world.receivers.saw(200, isAccepted, "load");
-  for (const worker of workers) worker.kill("SIGKILL");
-  for (const worker of workers) await worker.ended();
-  const published = () => count(world.sql`select from application.published`);
-  const before = await published();
-  await until(async () => (await published()) > before + 1000, "1000 events to wait");
-  await startWorkerProcess(t, world.url);
-  const started = performance.now();
-  await load.stop();
-  await world.settled();
-  const figures = await conserved(t, world, { allowed: 2 * 20, seconds: secondsSince(started) });
-  t.equal(figures.delivered, figures.deliveries);
-});
 
 void t.test("graphile-worker's jobs are deleted by hand, workers stopped", async (t) => {
   const world = await makeWorld(t, await testDatabase(t));
