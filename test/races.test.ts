@@ -341,6 +341,53 @@ void t.test("publishers of one id: the first to commit wins, whoever it belongs 
   }
 });
 
+void t.test("an event is written that was refused for what changes in that instant", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  // Between the insert, which sees what was, and the search for a reason, which sees what is.
+  await gate(sql, "webhookpub.events");
+  const bytes = (limit: number) => sql`update webhookpub.settings set max_payload_bytes = ${limit}`;
+  const enabled = (on: boolean) => sql`update webhookpub.settings set publish_enabled = ${on}`;
+  for (const { what, before, change, type = "email.sent", eventId } of [
+    {
+      what: "its type is new",
+      change: () => sql`insert into webhookpub.event_types (name) values ('order.paid')`,
+      type: "order.paid",
+    },
+    { what: "publishing is on again", before: () => enabled(false), change: () => enabled(true) },
+    { what: "it may be as long", before: () => bytes(1024), change: () => bytes(4096) },
+    {
+      what: "its id is free",
+      before: () => sql`
+        select webhook_publish_tx('email.sent', 'user_2', '{}', event_id => 'the_id')`,
+      change: () => sql`delete from webhookpub.events where id = 'the_id'`,
+      eventId: "the_id",
+    },
+  ]) {
+    for (const path of ["webhook_publish_tx", "webhook_publish_best_effort_tx"] as const) {
+      await before?.();
+      const [holder, publisher] = [session(), session()];
+      await holder`select pg_advisory_lock(7)`;
+      const { done } = await blocked(
+        sql,
+        publisher,
+        (one) => one`
+          select ${one(path)}(
+            ${type}, 'user_2', ${sql.json({ text: "x".repeat(2000) })},
+            event_id => ${eventId ?? null}
+          ) as id`,
+      );
+      await change();
+      await holder`select pg_advisory_unlock(7)`;
+      const [{ id }] = (await done) as [{ id: string | null }];
+      t.ok(id, `${what}: ${path} says that it is published`);
+      const found = await sql`
+        delete from webhookpub.events where id = ${id} and envelope like '%xxx%'`;
+      t.equal(found.count, 1, "and it is there");
+      await sql`delete from webhookpub.event_types where name = 'order.paid'`;
+    }
+  }
+});
+
 /** Runs many sessions at once, each the same few steps many times; returns what they raised. */
 async function storm(
   t: Test,
@@ -431,6 +478,179 @@ void t.test("maintenance among everything else: no deadlock, and nobody fails", 
       ) as without_envelope`;
   t.strictSame(lost, { pending: 0, without_envelope: 0 });
 });
+
+/**
+ * What everybody does, on webhooks and events that no round of maintenance has to do with. An
+ * act may be undone, and done again.
+ */
+async function everything(
+  sql: Sql,
+): Promise<Readonly<Record<string, (one: Sql) => Promise<unknown>>>> {
+  const busy = await createWebhook(sql, { events: "{email.received}", maxInFlight: 100 });
+  const [eventId = ""] = await publish(sql);
+  await sql`select webhookpub.fan_out()`;
+  await publish(sql, { count: 3 });
+  const [lease] = await sql<Omit<Answered, "status">[]>`
+    select delivery_id, attempt, started_at from webhookpub.lease_deliveries(${[busy.id]})`;
+  // What anybody could wait for but to no purpose: jobs of what is due.
+  await sql`select graphile_worker.complete_jobs(array(select id from graphile_worker.jobs))`;
+  const { id } = await createWebhook(sql, { events: "{email.sent}" });
+  await sql`select webhook_publish_best_effort_tx('order.paid', 'user_1', '{}')`;
+  await sql`insert into webhookpub.event_types (name) values ('order.paid')`;
+  return {
+    webhook_publish_tx: (one) => publish(one),
+    webhook_publish_best_effort_tx: (one) => one`
+      select webhook_publish_best_effort_tx('email.sent', 'user_1', '{}')`,
+    "webhook_publish_best_effort_tx, of an unknown type": (one) => one`
+      select webhook_publish_best_effort_tx('email.unheard_of', 'user_1', '{}')`,
+    webhook_publish: (one) => one`select webhook_publish('email.sent', 'user_1', '{}')`,
+    fan_out: (one) => one`select webhookpub.fan_out()`,
+    lease_deliveries: (one) => one`select from webhookpub.lease_deliveries(${[busy.id]})`,
+    record_attempts: (one) => record(one, [{ ...lease!, status: 200 }]),
+    wake: (one) => one`select webhookpub.wake()`,
+    create_webhook: (one) => createWebhook(one),
+    update_webhook: (one) => one`
+      select webhookpub.update_webhook(${id}, p_url => 'https://receiver.example/new')`,
+    disable_webhook: (one) => one`select webhookpub.disable_webhook(${id})`,
+    enable_webhook: (one) => one`select webhookpub.enable_webhook(${id})`,
+    rotate_secret: (one) => one`select webhookpub.rotate_secret(${id})`,
+    test_webhook: (one) => one`select webhookpub.test_webhook(${busy.id})`,
+    redeliver: (one) => one`select from webhookpub.redeliver(${eventId})`,
+    redeliver_since: (one) => one`
+      select webhookpub.redeliver_since(
+        ${busy.id}, now() - interval '1 hour', p_only_failed => false
+      )`,
+    retry_publish_failures: (one) => one`select webhookpub.retry_publish_failures()`,
+    delete_webhook: (one) => one`select webhookpub.delete_webhook(${id})`,
+  };
+}
+
+/**
+ * Gives each task of a round of maintenance something to do, but for the last two: a day that is
+ * made or dropped is a lock on a whole table, for which they wait 50 ms, and which they hold for
+ * the instant that is left of the round.
+ */
+async function neglect(sql: Sql): Promise<void> {
+  const userId = "neglected";
+  const failing = await createWebhook(sql, { userId });
+  await sql`
+    update webhookpub.webhooks
+    set failures = 10, failing_since = now() - interval '73 hours' where id = ${failing.id}`;
+  const deleted = await createWebhook(sql, { userId });
+  await publish(sql, { userId, count: 2 });
+  await sql`select webhookpub.fan_out()`;
+  await sql`
+    update webhookpub.webhooks
+    set enabled = false, disabled_at = now(), disabled_reason = 'deleted', deleted_at = now()
+    where id = ${deleted.id}`;
+  const rotated = await createWebhook(sql, { userId });
+  await sql`select webhookpub.rotate_secret(${rotated.id})`;
+  await sql`
+    update webhookpub.secrets set expires_at = now() - interval '1 second'
+    where webhook_id = ${rotated.id} and expires_at is not null`;
+  await sql`
+    update webhookpub.events set expires_at = now() - interval '1 second'
+    where user_id = ${userId}`;
+  await sql`
+    update webhookpub.deliveries
+    set status = 'cancelled', next_attempt_at = null, expires_at = now() - interval '1 second'
+    where webhook_id = ${failing.id}`;
+  await sql`
+    select graphile_worker.add_job('webhook_deliver', '{}', max_attempts => 1, job_key => 'dead')`;
+  await sql`update graphile_worker._private_jobs set attempts = 1 where key = 'dead'`;
+}
+
+/** Does a round of maintenance, and makes sure that it had something to do everywhere. */
+async function maintainAll(t: Test, one: Sql, what: string): Promise<void> {
+  const done = await one<{ task: string; affected: string }[]>`
+    select task, affected from webhookpub.maintain()`;
+  const idle = done.filter(({ affected }) => Number(affected) === 0).map(({ task }) => task);
+  t.strictSame(idle, ["drop_partitions", "create_partitions"], what);
+}
+
+void t.test("a round of maintenance that goes on and on holds up nobody", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const acts = await everything(sql);
+  await neglect(sql);
+  const [keeper, other] = [session(), session()];
+  await keeper`begin`;
+  await maintainAll(t, keeper, "it holds whatever a round can hold");
+  // Whoever waited for it would wait for ever, but for this.
+  await other`set lock_timeout = '10s'`;
+  for (const [what, act] of Object.entries(acts)) {
+    await t.resolves(act(other), what);
+  }
+  await keeper`rollback`;
+});
+
+void t.test("nobody who goes on and on holds up a round of maintenance", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const acts = await everything(sql);
+  await neglect(sql);
+  const [keeper, other] = [session(), session()];
+  await keeper`set lock_timeout = '10s'`;
+  for (const [what, act] of Object.entries(acts)) {
+    await other`begin`;
+    await act(other);
+    await keeper`begin`;
+    await maintainAll(t, keeper, what);
+    await keeper`rollback`;
+    await other`rollback`;
+  }
+});
+
+void t.test(
+  "steering waits for the upkeep that disables the same webhook, and counts",
+  async (t) => {
+    const { sql, session } = await testDatabase(t);
+    const disabled = { enabled: false, disabled_reason: "failing" };
+    for (const { what, steer, expected } of [
+      {
+        what: "update",
+        steer: (one: Sql, id: string) => one`
+        select webhookpub.update_webhook(${id}, p_url => 'https://receiver.example/new')`,
+        expected: disabled,
+      },
+      {
+        what: "rotate",
+        steer: (one: Sql, id: string) => one`select webhookpub.rotate_secret(${id})`,
+        expected: disabled,
+      },
+      {
+        what: "disable",
+        steer: (one: Sql, id: string) => one`select webhookpub.disable_webhook(${id})`,
+        expected: disabled,
+      },
+      {
+        what: "enable",
+        steer: (one: Sql, id: string) => one`select webhookpub.enable_webhook(${id})`,
+        expected: { enabled: true, disabled_reason: null },
+      },
+      {
+        what: "delete",
+        steer: (one: Sql, id: string) => one`select webhookpub.delete_webhook(${id})`,
+        expected: { enabled: false, disabled_reason: "deleted" },
+      },
+    ]) {
+      const { id } = await createWebhook(sql, { userId: what });
+      await sql`
+      update webhookpub.webhooks
+      set failures = 10, failing_since = now() - interval '73 hours' where id = ${id}`;
+      const [keeper, other] = [session(), session()];
+      await keeper`begin`;
+      await keeper`select from webhookpub.maintain()`;
+      const { done } = await blocked(sql, other, (one) => steer(one, id));
+      await keeper`commit`;
+      await done;
+      const [found] = await sql`
+      select enabled, disabled_reason from webhookpub.webhooks where id = ${id}`;
+      t.strictSame(found, expected, what);
+      const told = await sql`
+      select from webhookpub.events where user_id = ${what} and type = 'webhook.disabled'`;
+      t.equal(told.count, 1, "and the user is told once");
+    }
+  },
+);
 
 void t.test("no publisher waits for whatever upkeep holds", async (t) => {
   const { sql, session } = await testDatabase(t);

@@ -2,7 +2,7 @@
 --
 -- Called by  public.webhook_publish_tx, when it was not.
 -- Returns    true when the user has published this id before; false when publishing is
---            switched off.
+--            switched off; null when nothing speaks against the event any more.
 -- Raises     WH001, WH002, WH003, WH004, WH005.
 
 create or replace function webhookpub.refuse_event (
@@ -33,8 +33,7 @@ begin
       ),
       hint = 'Pass the tenant whose webhooks shall get the event as user_id.';
   end if;
-  perform from webhookpub.event_types as t where t.name = p_event_type;
-  if not found then
+  if (p_event_type = any (v_settings.event_types)) is not true then
     raise exception using
       errcode = 'WH002',
       message = format(
@@ -77,9 +76,9 @@ begin
       message = format('event id %L belongs to another user than %L', p_event_id, p_user_id),
       hint = 'Make the id, message_id or dedup_key unique over all users.';
   end if;
-  return true;
+  return case when v_owner is not null then true end;
 end;
 $$;
 
 comment on function webhookpub.refuse_event (text, text, jsonb, text, integer) is
-  'Raises why an event was not written: WH001 to WH005; true when it was there already, false when publishing is off.';
+  'Raises why an event was not written: WH001 to WH005; true when it was there already, false when publishing is off, null when it can be written now.';

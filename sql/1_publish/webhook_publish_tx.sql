@@ -36,6 +36,7 @@ declare
   v_is_new boolean := true;
   v_envelope text;
   v_asleep boolean;
+  v_is_known boolean;
 begin
   if coalesce(v_id, webhook_publish_tx.message_id, webhook_publish_tx.dedup_key) is null then
     v_id := webhookpub.random_event_id();
@@ -80,13 +81,22 @@ begin
       notify webhook_events_new;
     end if;
   elsif v_asleep is null then
-    if not webhookpub.refuse_event(
+    v_is_known := webhookpub.refuse_event(
       webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
       v_id, octet_length(concat(
         v_envelope, webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
         webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, '')
       ))
-    ) then
+    );
+    if v_is_known is null then
+      -- What spoke against it is gone since: its type has come, or publishing is on again.
+      return public.webhook_publish_tx(
+        webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
+        webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
+        webhook_publish_tx.labels, webhook_publish_tx.message_id,
+        webhook_publish_tx.dedup_key, webhook_publish_tx.event_id
+      );
+    elsif not v_is_known then
       return null;
     end if;
   end if;

@@ -1,0 +1,203 @@
+--! Previous: sha1:57ac1a043b133c6ccdacd9e5f25cbb9e237b5bbe
+--! Hash: sha1:d691850dc09ee18cd7536a4fd30e8ccc862708ba
+--! Message: nothing is lost while settings change
+
+-- An event that was refused for a reason that was gone a moment later is written after all.
+
+--! Included 1_publish/refuse_event.sql
+-- Says why an event was not written.
+--
+-- Called by  public.webhook_publish_tx, when it was not.
+-- Returns    true when the user has published this id before; false when publishing is
+--            switched off; null when nothing speaks against the event any more.
+-- Raises     WH001, WH002, WH003, WH004, WH005.
+
+create or replace function webhookpub.refuse_event (
+  p_event_type text,
+  p_user_id text,
+  p_data jsonb,
+  p_event_id text,
+  p_bytes integer
+)
+  returns boolean
+  language plpgsql
+  volatile
+as $$
+declare
+  v_settings webhookpub.settings;
+  v_owner text;
+begin
+  select s.* into v_settings from webhookpub.settings as s;
+  if not v_settings.publish_enabled then
+    return false;
+  end if;
+  if p_user_id is null or length(p_user_id) not between 1 and 200 then
+    raise exception using
+      errcode = 'WH005',
+      message = format(
+        'user id %s: an event needs the id of its user, 1 to 200 characters',
+        coalesce(quote_literal(left(p_user_id, 40)), 'null')
+      ),
+      hint = 'Pass the tenant whose webhooks shall get the event as user_id.';
+  end if;
+  if (p_event_type = any (v_settings.event_types)) is not true then
+    raise exception using
+      errcode = 'WH002',
+      message = format(
+        'event type %s is not in the catalog',
+        coalesce(quote_literal(left(p_event_type, 100)), 'null')
+      ),
+      hint = 'List it with: table webhookpub.event_types; add to it with INSERT.';
+  end if;
+  if jsonb_typeof(p_data) is distinct from 'object' then
+    raise exception using
+      errcode = 'WH003',
+      message = format(
+        'data is %s: an event''s data must be a JSON object',
+        coalesce(jsonb_typeof(p_data), 'null')
+      ),
+      hint = 'Wrap it, for example with jsonb_build_object(''value'', …).';
+  end if;
+  if not webhookpub.is_event_id(p_event_id) then
+    raise exception using
+      errcode = 'WH001',
+      message = format(
+        'event id %L: it must be 1 to 200 visible ASCII characters without double quote and backslash',
+        left(p_event_id, 210)
+      ),
+      hint = 'It travels as an HTTP header and in JSON. Leave it out to get one made.';
+  end if;
+  if p_bytes > v_settings.max_payload_bytes then
+    raise exception using
+      errcode = 'WH003',
+      message = format(
+        'event of %s bytes is over the limit of %s', p_bytes, v_settings.max_payload_bytes
+      ),
+      hint = 'Send a reference instead, or raise webhookpub.settings.max_payload_bytes.';
+  end if;
+  -- Looked up anew: the other may have committed while this one waited for it.
+  v_owner := webhookpub.event_owner(p_event_id);
+  if v_owner <> p_user_id then
+    raise exception using
+      errcode = 'WH004',
+      message = format('event id %L belongs to another user than %L', p_event_id, p_user_id),
+      hint = 'Make the id, message_id or dedup_key unique over all users.';
+  end if;
+  return case when v_owner is not null then true end;
+end;
+$$;
+
+comment on function webhookpub.refuse_event (text, text, jsonb, text, integer) is
+  'Raises why an event was not written: WH001 to WH005; true when it was there already, false when publishing is off, null when it can be written now.';
+--! EndIncluded 1_publish/refuse_event.sql
+--! Included 1_publish/webhook_publish_tx.sql
+-- Publishes an event in the caller's transaction: it commits with the caller's data.
+--
+-- Called by  triggers and applications, before an irreversible side effect.
+-- Locks      nothing that another publisher waits for, but for one that publishes the
+--            very same id at this moment. Inserts one row, and nothing else.
+-- Returns    the event id, also when it was there already; null when publishing is off.
+-- Raises     WH001, WH002, WH003, WH004, WH005.
+--
+-- It runs in other people's transactions all the time, and PostgreSQL prepares every
+-- expression, function call and column of a statement anew each time it is executed: that,
+-- and not the insert, is what publishing costs. So there is one statement, it reads one
+-- row, and its condition is one CASE, which the planner leaves whole. Only if it has
+-- written nothing is it worked out why.
+
+create or replace function public.webhook_publish_tx (
+  event_type text,
+  user_id text,
+  data jsonb,
+  agent_id text default null,
+  conversation_id text default null,
+  labels text[] default '{}',
+  message_id text default null,
+  dedup_key text default null,
+  event_id text default null
+)
+  returns text
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_at constant timestamptz := clock_timestamp();
+  v_id text := webhook_publish_tx.event_id;
+  v_is_new boolean := true;
+  v_envelope text;
+  v_asleep boolean;
+  v_is_known boolean;
+begin
+  if coalesce(v_id, webhook_publish_tx.message_id, webhook_publish_tx.dedup_key) is null then
+    v_id := webhookpub.random_event_id();
+  else
+    v_id := coalesce(v_id, webhookpub.event_id(variadic array_remove(array[
+      webhook_publish_tx.message_id, webhook_publish_tx.event_type,
+      webhook_publish_tx.dedup_key
+    ], null)));
+    v_is_new := webhookpub.is_event_id(v_id) and webhookpub.event_owner(v_id) is null;
+  end if;
+  -- Neither the type nor the id can hold what JSON would have to escape.
+  v_envelope := format(
+    '{"event": "%s", "id": "%s", "created_at": "%s", "data": %s}',
+    webhook_publish_tx.event_type, v_id, webhookpub.rfc3339(v_at), webhook_publish_tx.data
+  );
+
+  insert into webhookpub.events
+    (id, user_id, type, agent_id, conversation_id, labels, message_id, envelope, created_at,
+     expires_at)
+  select
+    v_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
+    webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
+    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id, v_envelope,
+    v_at, v_at + s.event_retention
+  from webhookpub.settings as s
+  where case
+    when s.publish_enabled
+      and webhook_publish_tx.event_type = any (s.event_types)
+      and v_is_new
+    then webhook_publish_tx.data @> '{}' -- only an object contains that
+      and webhook_publish_tx.user_id <> ''
+      and length(webhook_publish_tx.user_id) <= 200
+      and octet_length(concat(
+        v_envelope, webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
+        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, '')
+      )) <= s.max_payload_bytes
+  end
+  on conflict (id) do nothing
+  returning webhookpub.fan_out_is_asleep() into v_asleep;
+  if v_asleep then
+    if webhookpub.notify_is_due() then
+      notify webhook_events_new;
+    end if;
+  elsif v_asleep is null then
+    v_is_known := webhookpub.refuse_event(
+      webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
+      v_id, octet_length(concat(
+        v_envelope, webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
+        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, '')
+      ))
+    );
+    if v_is_known is null then
+      -- What spoke against it is gone since: its type has come, or publishing is on again.
+      return public.webhook_publish_tx(
+        webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
+        webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
+        webhook_publish_tx.labels, webhook_publish_tx.message_id,
+        webhook_publish_tx.dedup_key, webhook_publish_tx.event_id
+      );
+    elsif not v_is_known then
+      return null;
+    end if;
+  end if;
+  return v_id;
+end;
+$$;
+
+comment on function public.webhook_publish_tx
+  (text, text, jsonb, text, text, text[], text, text, text) is
+  'Publishes an event in your transaction, or raises (WH001 to WH005). Returns its id; an id that is there already is a no-op. In PL/pgSQL: perform webhook_publish_tx(...).';
+--! EndIncluded 1_publish/webhook_publish_tx.sql
