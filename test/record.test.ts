@@ -873,7 +873,8 @@ void t.test("plans made for empty tables do not read whole tables later", async 
       insert into webhookpub.deliveries
         (id, webhook_id, event_id, event_type, event_created_at, status, max_attempts,
          next_attempt_at, delivered_at, expires_at)
-      select 'whd_' || n, ${id}, 'evt_' || n, 'email.sent', now(), s.status, 8,
+      select 'whd_' || n, ${id}, 'evt_' || n, 'email.sent', now() - n * interval '1 microsecond',
+        s.status, 8,
         case when s.status = 'pending' then now() end,
         case when s.status = 'delivered' then now() end, now()
       from generate_series(1, 20000) as n
@@ -885,13 +886,15 @@ void t.test("plans made for empty tables do not read whole tables later", async 
     insert into webhookpub.envelopes (event_id, created_at, user_id, body)
     select event_id, event_created_at, 'user_1', '{}' from delivery`;
 
-  await worker`begin`;
-  const leases = await leaseDeliveries(worker, [id], [20]);
-  t.equal(leases.length, 20);
-  await recordAttempts(
-    worker,
-    leases.map((leased) => answer(leased, 500)),
-  );
-  t.strictSame(await tablesReadThrough(worker), []);
-  await worker`rollback`;
+  for (const count of [1, 20]) {
+    await worker`begin`;
+    const leases = await leaseDeliveries(worker, [id], [count]);
+    t.equal(leases.length, count);
+    await recordAttempts(
+      worker,
+      leases.map((leased) => answer(leased, 500)),
+    );
+    t.strictSame(await tablesReadThrough(worker, { byIndex: true }), [], `${count} at once`);
+    await worker`rollback`;
+  }
 });

@@ -120,7 +120,8 @@ begin
       last_status_code = c.status_code,
       last_error = c.error
     from decided as c
-    where d.id = c.id
+    -- Whichever is read first: only these, by their index.
+    where d.id = c.id and d.id = any (p_delivery_ids)
   ),
   health as (
     select

@@ -1,11 +1,19 @@
 import type { Sql } from "../../src/client.ts";
 
-/** The tables of webhookpub of which this session's open transaction has read thousands of rows in sequence. */
-export async function tablesReadThrough(session: Sql): Promise<string[]> {
-  const tables = await session<{ relname: string }[]>`
-    select s.relname from pg_stat_xact_user_tables as s
-    where s.schemaname = 'webhookpub' and s.seq_tup_read > 1000`;
-  return tables.map((table) => table.relname);
+/**
+ * The tables of webhookpub of which this session's open transaction has read thousands of rows,
+ * and how many: in sequence, or also by an index.
+ */
+export async function tablesReadThrough(session: Sql, { byIndex = false } = {}): Promise<string[]> {
+  const tables = await session<{ relname: string; rows: string }[]>`
+    select s.relname, r.rows
+    from pg_stat_xact_user_tables as s
+    cross join lateral (
+      select s.seq_tup_read + case when ${byIndex} then coalesce(s.idx_tup_fetch, 0) else 0 end
+        as rows
+    ) as r
+    where s.schemaname = 'webhookpub' and r.rows > 1000`;
+  return tables.map(({ relname, rows }) => `${relname}: ${rows}`);
 }
 
 interface Node {

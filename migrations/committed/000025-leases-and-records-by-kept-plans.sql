@@ -1,0 +1,306 @@
+--! Previous: sha1:d691850dc09ee18cd7536a4fd30e8ccc862708ba
+--! Hash: sha1:4b75aa41920a2cb9da11e7dfa97d6f6da4e62844
+--! Message: leases and records by kept plans
+
+--! Included 3_deliver/due_deliveries.sql
+-- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
+-- One whose circuit is open has none; when the pause is over, one, as a probe. Suspects
+-- (webhookpub.due_suspects) come first. A webhook without a secret, as after a restore that
+-- left them out, waits for webhookpub.rotate_secret: nothing goes out unsigned.
+--
+-- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
+-- Locks      the deliveries, skipping those that somebody else holds.
+-- Returns    their ids, or null; the webhooks of which there may be more: those that used
+--            up their room; and between when their events were published.
+
+create or replace function webhookpub.due_deliveries (
+  p_webhook_ids text[],
+  p_limits integer[],
+  p_now timestamptz,
+  p_suspects text[],
+  out due text[],
+  out cut_short text[],
+  out first_event_at timestamptz,
+  out last_event_at timestamptz
+)
+  language plpgsql
+  volatile
+  -- From few webhooks to few deliveries, by index, whatever stale statistics say: there is
+  -- only this one plan, and making it takes longer than the rest.
+  set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+as $$
+begin
+  select
+    array_agg(f.id), array_agg(w.id) filter (where f.n = w.room),
+    min(f.event_created_at), max(f.event_created_at)
+  into due, cut_short, first_event_at, last_event_at
+  from unnest(p_webhook_ids, p_limits) as p (id, room)
+  cross join lateral (
+    select w.id, least(p.room, webhookpub.requests_allowed(w, p_now) - (
+      -- In an order, so that no plan reads all that the webhook ever got.
+      select count(*)
+      from (
+        select
+        from webhookpub.deliveries as d
+        where d.webhook_id = w.id and d.status = 'pending' and d.leased
+          and d.next_attempt_at > p_now
+        order by d.next_attempt_at
+        limit w.max_in_flight
+      ) as d
+    )) as room
+    from webhookpub.webhooks as w
+    where w.id = p.id and w.enabled
+      and exists (
+        select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
+      )
+    offset 0
+  ) as w
+  cross join lateral (
+    select u.id, u.event_created_at, row_number() over () as n
+    from (
+      select s.id, s.event_created_at
+      from (
+        select d.id, d.event_created_at
+        from webhookpub.deliveries as d
+        where d.id = any (p_suspects) and d.webhook_id = w.id
+        limit greatest(w.room, 0)
+        for update skip locked
+      ) as s
+      union all
+      -- Those whose worker was lost come first; whom two were lost with, only as p_suspects.
+      select l.id, l.event_created_at
+      from (
+        select d.id, d.event_created_at
+        from webhookpub.deliveries as d
+        where d.webhook_id = w.id and d.status = 'pending' and d.leased
+          and d.next_attempt_at <= p_now and d.lost_in_a_row = 0
+        order by d.next_attempt_at
+        limit greatest(w.room, 0)
+        for update skip locked
+      ) as l
+      union all
+      select r.id, r.event_created_at
+      from (
+        select d.id, d.event_created_at
+        from webhookpub.deliveries as d
+        where d.webhook_id = w.id and d.status = 'pending' and not d.leased
+          and d.next_attempt_at <= p_now
+        order by d.next_attempt_at
+        limit greatest(w.room, 0)
+        for update skip locked
+      ) as r
+    ) as u
+    limit greatest(w.room, 0)
+  ) as f;
+end;
+$$;
+
+comment on function webhookpub.due_deliveries (text[], integer[], timestamptz, text[]) is
+  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns their ids, and the webhooks that may have more.';
+--! EndIncluded 3_deliver/due_deliveries.sql
+--! Included 4_record/record_attempts.sql
+-- Records what came back, and decides what becomes of each delivery.
+--
+-- Called by  the deliverer of a worker, for many requests at once; safe to repeat.
+-- Locks      the deliveries, in the order of their ids; webhooks only when their health
+--            changes.
+-- Returns    nothing: whatever is to happen next stands in the tables.
+--
+-- Every answer is kept as an attempt. An answer counts if it is to the latest attempt of
+-- a pending delivery; a late 2xx counts as long as the delivery is pending. Anything else
+-- changes nothing, so that state never goes back.
+--
+-- A few answers go by a plan that is kept, for planning takes longer than the rest. It may have
+-- been made when tables were small: so it looks up row by row, and never joins a whole table.
+-- Many are worth a plan for their number.
+--
+-- A webhook's circuit opens when too many of its attempts in a row got no HTTP answer
+-- (webhookpub.circuit_pause), and closes with the first one, whatever its status.
+
+create or replace function webhookpub.record_attempts (
+  p_delivery_ids text[],
+  p_attempts integer[],
+  p_started_at timestamptz[],
+  p_durations_ms integer[],
+  p_outcomes text[],
+  p_status_codes integer[],
+  p_errors text[],
+  p_response_bodies text[],
+  p_retry_afters text[]
+)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_custom_plan
+  set enable_hashjoin = on
+  set enable_mergejoin = on
+  set enable_seqscan = off
+  set jit = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  -- Not joined: the planner takes the one row of settings for hundreds, and would read every
+  -- webhook.
+  v_min_failures constant integer := (
+    select s.auto_disable_min_failures from webhookpub.settings as s
+  );
+  v_gone text[];
+  v_failed text[];
+  v_tried boolean;
+begin
+  if cardinality(p_delivery_ids) <= 20 then
+    perform set_config('plan_cache_mode', 'force_generic_plan', true);
+    perform set_config('enable_hashjoin', 'off', true);
+    perform set_config('enable_mergejoin', 'off', true);
+  end if;
+  with answer as materialized (
+    select
+      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
+      r.response_body, r.retry_after,
+      case when (r.status_code between 200 and 299) is not true
+        then coalesce(r.error, 'HTTP ' || r.status_code)
+      end as error,
+      coalesce(r.status_code between 200 and 299, false) as succeeded,
+      coalesce(r.status_code = 410, false) as gone
+    from unnest(
+      p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,
+      p_status_codes, p_errors, p_response_bodies, p_retry_afters
+    ) as r (
+      delivery_id, attempt, started_at, duration_ms, outcome,
+      status_code, error, response_body, retry_after
+    )
+  ),
+  target as materialized (
+    select d.id, d.webhook_id, d.status, d.leased, d.attempts, d.lost, d.max_attempts,
+      d.lost_in_a_row > 1 as tried
+    from webhookpub.deliveries as d
+    where d.id = any (p_delivery_ids)
+    order by d.id
+    for update
+  ),
+  kept as (
+    insert into webhookpub.attempts
+      (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error,
+       response_body, webhook_id)
+    select
+      a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code,
+      a.error, a.response_body, t.webhook_id
+    from answer as a
+    join target as t on t.id = a.delivery_id
+    on conflict do nothing
+  ),
+  decided as materialized (
+    select distinct on (t.id)
+      t.id, t.webhook_id, t.tried, a.succeeded, a.gone, a.outcome, a.status_code, a.error,
+      case
+        when a.succeeded then 'delivered'
+        when a.gone or t.attempts - t.lost >= t.max_attempts then 'failed'
+        else 'pending'
+      end as status,
+      case when not a.succeeded then webhookpub.next_attempt_at(
+        w.retry_schedule,
+        t.attempts - t.lost,
+        case when a.status_code in (429, 503) then webhookpub.retry_after(a.retry_after, v_now) end,
+        v_now
+      ) end as next_attempt_at
+    from answer as a
+    join target as t on t.id = a.delivery_id
+    join webhookpub.webhooks as w on w.id = t.webhook_id
+    where t.status = 'pending' and ((t.leased and a.attempt = t.attempts) or a.succeeded)
+    order by t.id, a.succeeded desc
+  ),
+  updated as (
+    update webhookpub.deliveries as d
+    set
+      status = c.status,
+      leased = false,
+      next_attempt_at = case when c.status = 'pending' then c.next_attempt_at end,
+      delivered_at = case when c.status = 'delivered' then v_now end,
+      last_status_code = c.status_code,
+      last_error = c.error
+    from decided as c
+    -- Whichever is read first: only these, by their index.
+    where d.id = c.id and d.id = any (p_delivery_ids)
+  ),
+  health as (
+    select
+      c.webhook_id,
+      bool_or(c.succeeded) as succeeded,
+      count(*) as attempts,
+      bool_or(c.outcome = 'responded') as answered
+    from decided as c
+    group by c.webhook_id
+  ),
+  changed as materialized (
+    select
+      w.id, h.succeeded, h.attempts, h.answered,
+      -- While a circuit is open, only a probe counts, and what is as late as one.
+      case
+        when h.answered then 0
+        when w.circuit_opened_at is null then w.unanswered + h.attempts
+        when w.circuit_retry_at <= v_now then w.unanswered + 1
+        else w.unanswered
+      end::integer as unanswered
+    from health as h
+    join webhookpub.webhooks as w on w.id = h.webhook_id
+    where case
+      when h.succeeded then
+        w.failing_since is not null
+        or w.last_delivered_at is null
+        or w.last_delivered_at < v_now - interval '10 seconds'
+      else w.failing_since is null or w.failures < v_min_failures
+    end
+    or case
+      when h.answered then w.unanswered > 0
+      else w.circuit_opened_at is null or w.circuit_retry_at <= v_now
+    end
+    order by w.id
+    for no key update of w
+  ),
+  rated as (
+    update webhookpub.webhooks as w
+    set
+      last_delivered_at = case when c.succeeded then v_now else w.last_delivered_at end,
+      failing_since = case when not c.succeeded then coalesce(w.failing_since, v_now) end,
+      failures = case when c.succeeded then 0 else w.failures + c.attempts end,
+      unanswered = c.unanswered,
+      circuit_opened_at =
+        case when c.pause is not null then coalesce(w.circuit_opened_at, v_now) end,
+      circuit_retry_at = case
+        when c.unanswered = w.unanswered then w.circuit_retry_at
+        else v_now + c.pause
+      end
+    from (select c.*, webhookpub.circuit_pause(c.unanswered) as pause from changed as c) as c
+    where w.id = c.id
+  )
+  select
+    array_agg(distinct c.webhook_id) filter (where c.gone),
+    array_agg(c.id) filter (where c.status = 'failed'),
+    bool_or(c.tried)
+  into v_gone, v_failed, v_tried
+  from decided as c;
+
+  if v_gone is not null then
+    perform webhookpub.disable_webhooks(v_gone, 'gone');
+  end if;
+  if v_failed is not null then
+    perform webhookpub.publish_delivery_failed(v_failed);
+  end if;
+  if v_tried then
+    -- A suspect less is under way: the next may be tried.
+    perform webhookpub.add_deliver_jobs(s.webhook_ids)
+    from webhookpub.due_suspects(null, v_now) as s
+    where s.webhook_ids is not null;
+  end if;
+end;
+$$;
+
+comment on function webhookpub.record_attempts
+  (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[]) is
+  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt.';
+--! EndIncluded 4_record/record_attempts.sql
