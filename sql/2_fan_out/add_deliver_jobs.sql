@@ -1,8 +1,9 @@
 -- Makes sure that each of these webhooks has a job that will look for its due deliveries.
 --
 -- Called by  webhookpub.fan_out, webhookpub.wake_deliveries, and steering functions.
--- Locks      the webhooks' job rows: those that are there, skipping what somebody else
---            holds; then, in the order of their ids, those that are new.
+-- Locks      the right to add jobs of these webhooks, until the transaction ends; then
+--            their job rows, those that are there and those that are new. Skips whatever
+--            somebody else holds of it.
 --
 -- A job that has been waiting for a while goes on waiting: workers are busy, and it will
 -- find what is new. Without that each batch would rewrite the jobs of all webhooks, and
@@ -11,8 +12,9 @@
 -- takes an old one just now, the next look for what is due, at most a second later, adds
 -- another.
 --
--- A job that somebody holds is being taken or completed, many at once and in no order. To
--- wait for it could end in a deadlock, which no worker outlives: it gets another beside it.
+-- A job that somebody holds is being taken or completed, many at once and in no order, or is
+-- being added, beside jobs that were there. To wait for it could end in a deadlock, which no
+-- worker outlives: it gets another beside it.
 
 create or replace function webhookpub.add_deliver_jobs (
   p_webhook_ids text[]
@@ -43,15 +45,21 @@ as $$
         and j.updated_at < clock_timestamp() - interval '100 milliseconds'
     )
   ),
+  own as materialized (
+    select w.id, w.payload
+    from wanted as w
+    -- Few locks, however many webhooks.
+    where pg_try_advisory_xact_lock(2003006837, hashtext(w.id) & 255)
+  ),
   ours as materialized (
     select j.key
     from graphile_worker._private_jobs as j
-    where j.key = any (array(select w.id from wanted as w))
+    where j.key = any (array(select w.id from own as w))
     for update skip locked
   ),
   free as materialized (
     select w.id, w.payload
-    from wanted as w
+    from own as w
     where w.id in (select o.key from ours as o)
       or not exists (select from graphile_worker.jobs as j where j.key = w.id)
   ),
