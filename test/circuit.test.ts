@@ -10,7 +10,7 @@ import { startWorkerProcess } from "./support/worker_process.ts";
 /** How many attempts in a row without an answer open a circuit. */
 const LIMIT = 5;
 
-const SILENT: Outcome = { kind: "timed_out", error: "no answer" };
+const SILENT = { kind: "timed_out", error: "no answer" } as const satisfies Outcome;
 const OK: Outcome = { kind: "responded", statusCode: 200, body: "", retryAfter: null };
 const ERROR: Outcome = { kind: "responded", statusCode: 500, body: "", retryAfter: null };
 
@@ -147,6 +147,40 @@ void t.test("in SQL", async (t) => {
       select count(*)::integer as count, sum(attempts)::integer as attempts
       from webhookpub.deliveries where webhook_id = ${id} and next_attempt_at <= now()`;
     t.strictSame(waiting, { count: 35, attempts: 0 });
+  });
+
+  await t.test("webhook_health shows it, and since when and why", async (t) => {
+    const id = await scene(sql);
+    const health = async () => {
+      const [row] = await sql`
+        select h.circuit_opened_at = w.circuit_opened_at as opened,
+          h.circuit_retry_at > h.circuit_opened_at as retried,
+          h.failing_since <= h.circuit_opened_at as failing, h.success_rate, h.last_error,
+          h.pending::integer as pending
+        from webhookpub.webhook_health as h
+        join webhookpub.webhooks as w on w.id = h.webhook_id
+        where h.webhook_id = ${id}`;
+      return row;
+    };
+    await open(sql, id);
+    t.strictSame(await health(), {
+      opened: true,
+      retried: true,
+      failing: true,
+      success_rate: "0.000",
+      last_error: SILENT.error,
+      pending: 40,
+    });
+    await endPause(sql, id);
+    await record(sql, await lease(sql, id), OK);
+    t.strictSame(await health(), {
+      opened: null,
+      retried: null,
+      failing: null,
+      success_rate: "0.167",
+      last_error: SILENT.error,
+      pending: 39,
+    });
   });
 
   await t.test("the deliveries that did fail follow their schedule", async (t) => {

@@ -36,9 +36,16 @@ const PRELUDE = `
 
   -- A webhook whose receiver does not answer.
   select * from webhookpub.create_webhook('user_2', 'https://hooks.example.com/silent', '{*}');
-  update webhookpub.webhooks
-  set unanswered = 5, circuit_opened_at = now(), circuit_retry_at = now() + interval '10 seconds'
-  where user_id = 'user_2';
+  select webhook_publish_tx('email.received', 'user_2', '{}') from generate_series(1, 5);
+  select * from webhookpub.fan_out();
+  select webhookpub.record_attempts(
+    array[l.delivery_id], array[l.attempt], array[l.started_at], array[15000],
+    array['timed_out'], array[null]::integer[], array['no answer within 15000 ms'], array[null],
+    array[null]
+  )
+  from webhookpub.lease_deliveries(
+    array(select w.id from webhookpub.webhooks as w where w.user_id = 'user_2')
+  ) as l;
 
   -- An event whose fan-out failed.
   select webhook_publish_tx('email.received', 'user_1', '{}', event_id => 'evt_stuck');
