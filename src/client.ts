@@ -116,11 +116,15 @@ export async function leaseDeliveries(
     )`;
 }
 
-/** Records what came back; the database decides what becomes of each delivery. */
-export async function recordAttempts(sql: Sql, answers: readonly Answer[]): Promise<void> {
+/**
+ * Records what came back; the database decides what becomes of each delivery.
+ *
+ * @returns the deliveries that somebody holds: their answers have to be told again
+ */
+export async function recordAttempts(sql: Sql, answers: readonly Answer[]): Promise<string[]> {
   const column = <K extends keyof Answer>(key: K) =>
     answers.map((answer) => answer[key]) as never[];
-  await sql`
+  const [row] = await sql<[{ held: string[] }]>`
     select webhookpub.record_attempts(
       p_delivery_ids => ${column("deliveryId")}::text[],
       p_attempts => ${column("attempt")}::integer[],
@@ -131,7 +135,8 @@ export async function recordAttempts(sql: Sql, answers: readonly Answer[]): Prom
       p_errors => ${column("error")}::text[],
       p_response_bodies => ${column("responseBody")}::text[],
       p_retry_afters => ${column("retryAfter")}::text[]
-    )`;
+    ) as held`;
+  return row.held;
 }
 
 /** What a round of upkeep did, to how many; a bigint comes as text. */

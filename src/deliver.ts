@@ -144,15 +144,20 @@ export function makeDeliverer(
     }
   };
 
+  /** POSTs; whatever comes of it, its room is free again. */
+  const post = async (course: Course, leased: Lease) => {
+    try {
+      return await senderFor(leased).post(leased);
+    } finally {
+      shares.give(course, 1);
+      schedule();
+    }
+  };
+
   const exchange = async (course: Course, leased: Lease): Promise<void> => {
     const begun = performance.now();
     try {
-      const outcome = await senderFor(leased)
-        .post(leased)
-        .finally(() => {
-          shares.give(course, 1);
-          schedule();
-        });
+      const outcome = await post(course, leased);
       course.answered = outcome.kind === "responded";
       const now = performance.now();
       const answer = { since: now };

@@ -32,35 +32,46 @@ export function makeRecorder(pool: Pool, log: Log): Recorder {
     if (hurriedAt === undefined) return now - begun > GIVE_UP_MS;
     return now - Math.max(failingSince ?? begun, hurriedAt) > STOPPING_MS;
   };
-  const record = async (answers: readonly Answer[]): Promise<void> => {
+  /** Tells the database; returns the deliveries that somebody holds there. */
+  const tell = async (answers: readonly Answer[]): Promise<string[]> => {
     const begun = performance.now();
     for (let pause = 50; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
       try {
-        await pool.ask((sql) => recordAttempts(sql, answers));
+        const held = await pool.ask((sql) => recordAttempts(sql, answers));
         failingSince = undefined;
-        return;
+        return held;
       } catch (error) {
         if (answers.length > 1 && isAboutData(error)) {
           // One of them is the culprit: the others must not suffer.
-          await Promise.all(answers.map((answer) => record([answer])));
-          return;
+          return (await Promise.all(answers.map((answer) => tell([answer])))).flat();
         }
         log.error(`recording ${answers.length} attempts failed, trying again: ${messageOf(error)}`);
-        if (isAboutData(error)) return;
+        if (isAboutData(error)) return [];
         failingSince ??= performance.now();
-        if (isHopeless(begun)) return;
+        if (isHopeless(begun)) return [];
         await sleep(pause);
       }
     }
   };
+  const isHeld = coalesce(
+    async (answers: Answer[]) => {
+      const held = new Set(await tell(answers));
+      return answers.map(({ deliveryId }) => held.has(deliveryId));
+    },
+    { width: 2, limit: 500 },
+  );
   return {
-    record: coalesce(
-      async (answers) => {
-        await record(answers);
-        return answers.map(() => undefined);
-      },
-      { width: 2, limit: 500 },
-    ),
+    async record(answer) {
+      const begun = performance.now();
+      // It waits here, where it is in nobody's way.
+      for (let pause = 50; await isHeld(answer); pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
+        if (isHopeless(begun)) {
+          log.error(`recording delivery ${answer.deliveryId}: somebody holds it for too long`);
+          return;
+        }
+        await sleep(pause);
+      }
+    },
     hurry() {
       hurriedAt ??= performance.now();
     },

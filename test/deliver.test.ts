@@ -1,7 +1,9 @@
 import { createHmac } from "node:crypto";
 import { Webhook } from "standardwebhooks";
 import t from "tap";
-import { leaseDeliveries, type Sql } from "../src/client.ts";
+import { connect, leaseDeliveries, type Sql } from "../src/client.ts";
+import { makeDeliverer } from "../src/deliver.ts";
+import { makePool } from "../src/pool.ts";
 import { version } from "../src/version.ts";
 import { testDatabase } from "./support/database.ts";
 import { drip, startRawServer } from "./support/raw_server.ts";
@@ -535,4 +537,22 @@ void t.test("leasing passes by a delivery that somebody else holds", async (t) =
     (await leaseDeliveries(leaser, [id], [100])).map((lease) => lease.delivery_id),
     [held.id],
   );
+});
+
+void t.test("a request that can't even be begun gives its room back", async (t) => {
+  const { url, sql } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  await publish(sql, { count: 2 });
+  await sql`select webhookpub.fan_out()`;
+  const errors: string[] = [];
+  const pool = makePool(() => connect(url, { max: 2 }));
+  const log = { info() {}, warn() {}, error: (message: string) => void errors.push(message) };
+  // No sender can be made of this.
+  const deliverer = makeDeliverer(pool, { maxInFlight: 1, closed: ["nowhere"], log });
+  await deliverer.deliver(id, "user_1");
+  await until(() => errors.length === 2, "both to have failed");
+  await deliverer.deliver(id, "user_1");
+  await deliverer.drain(false);
+  await pool.end();
+  t.match(errors, [/^delivery whd_/, /^delivery whd_/]);
 });

@@ -11,7 +11,9 @@ import { testDatabase } from "./support/database.ts";
 import { tablesReadThrough } from "./support/plans.ts";
 import { createWebhook, publish } from "./support/scene.ts";
 import { until } from "./support/until.ts";
-import { backendOf, untilBlocked } from "./support/waiting.ts";
+import { backendOf } from "./support/waiting.ts";
+
+const OK = { kind: "responded", statusCode: 200, body: "", retryAfter: null } as const;
 
 /** One round of upkeep: what it did to how many. */
 async function maintain(sql: Sql): Promise<Record<string, number>> {
@@ -541,18 +543,34 @@ void t.test("a success that is being recorded keeps a webhook from being disable
   await sql`select webhookpub.fan_out()`;
   await sql`
     update webhookpub.webhooks set failures = 10, failing_since = now() - interval '80 hours'`;
-  const [recorder, keeper] = [session(), session()];
-  const pid = await backendOf(keeper);
+  const recorder = session();
   const [lease] = await leaseDeliveries(sql, [id], [1]);
-  const outcome = { kind: "responded", statusCode: 200, body: "", retryAfter: null } as const;
   await recorder`begin`;
-  await recordAttempts(recorder, [answerTo(lease!, outcome, 1)]);
-  const round = maintain(keeper);
-  await untilBlocked(sql, pid);
+  await recordAttempts(recorder, [answerTo(lease!, OK, 1)]);
+  t.match(await maintain(sql), { disable_failing: 0 });
   await recorder`commit`;
-  t.match(await round, { disable_failing: 0 });
+  t.match(await maintain(sql), { disable_failing: 0 });
   t.match(await webhook(sql, id), { enabled: true, failures: 0 });
   t.strictSame(await disabledNotices(sql), []);
+});
+
+void t.test("so does one that was recorded while somebody held the webhook", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  await publish(sql);
+  await sql`select webhookpub.fan_out()`;
+  await sql`
+    update webhookpub.webhooks set failures = 10, failing_since = now() - interval '80 hours'`;
+  const [lease] = await leaseDeliveries(sql, [id], [1]);
+  const application = session();
+  await application`begin`;
+  await application`select webhookpub.update_webhook(${id}, p_description => 'new')`;
+  await recordAttempts(sql, [answerTo(lease!, OK, 1)]);
+  await application`commit`;
+  t.match(await webhook(sql, id), { failures: 10 }, "its health has not heard of it");
+  t.match(await maintain(sql), { disable_failing: 0 });
+  await sql`update webhookpub.attempts set started_at = started_at - interval '73 hours'`;
+  t.match(await maintain(sql), { disable_failing: 1 }, "until that is too long ago");
 });
 
 void t.test("jobs that will never run again are removed, but only our own", async (t) => {

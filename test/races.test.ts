@@ -27,8 +27,8 @@ async function deliveriesOf(sql: Sql, webhookId: string): Promise<string[]> {
   return rows.map((row) => row.status);
 }
 
-/** A trigger that lets the inserts of a table wait while somebody holds advisory lock 7. */
-async function gate(sql: Sql, table: string): Promise<void> {
+/** A trigger that lets the inserts or updates of a table wait while somebody holds advisory lock 7. */
+async function gate(sql: Sql, table: string, event = "insert"): Promise<void> {
   await sql.unsafe(`
     create or replace function public.wait_at_gate() returns trigger language plpgsql as $$
     begin
@@ -36,7 +36,7 @@ async function gate(sql: Sql, table: string): Promise<void> {
       return null;
     end $$`);
   await sql.unsafe(`
-    create trigger wait_at_gate before insert on ${table}
+    create trigger wait_at_gate before ${event} on ${table}
     for each statement execute function public.wait_at_gate()`);
 }
 
@@ -116,36 +116,188 @@ for (const { what, steer, expected } of STEERINGS) {
   });
 }
 
-void t.test(
-  "a recording meets the deletion of its webhook: one comes after the other",
-  async (t) => {
-    for (const first of ["record", "delete"] as const) {
-      const { sql, session } = await testDatabase(t);
-      const { id } = await createWebhook(sql);
-      await publish(sql);
-      await sql`select webhookpub.fan_out()`;
-      const [lease] = await sql`
-      select delivery_id, attempt, started_at from webhookpub.lease_deliveries(${[id]})`;
-      const acts = {
-        record: (one: Sql) => record(one, [{ ...lease, status: 200 } as Answered]),
-        delete: (one: Sql) => one`select webhookpub.delete_webhook(${id})`,
-      };
-      const [leader, follower] = [session(), session()];
-      await leader`begin`;
-      await acts[first](leader);
-      const second = first === "record" ? "delete" : "record";
-      const { done } = await blocked(sql, follower, acts[second]);
-      await leader`commit`;
-      await done;
-      t.strictSame(
-        await deliveriesOf(sql, id),
-        [first === "record" ? "delivered" : "cancelled"],
-        `${first} first`,
-      );
-      t.equal((await sql`select from webhookpub.attempts`).count, 1, "the answer is kept");
-    }
-  },
-);
+/** A webhook of its own with leased deliveries, and answers to them. */
+async function answersOf(
+  sql: Sql,
+  { status = 200, count = 1, userId = "user_1" } = {},
+): Promise<{ id: string; answers: Answered[] }> {
+  const { id } = await createWebhook(sql, { userId, maxInFlight: 100 });
+  await publish(sql, { userId, count });
+  await sql`select webhookpub.fan_out()`;
+  const answers = await sql<Answered[]>`
+    select delivery_id, attempt, started_at, ${status}::integer as status
+    from webhookpub.lease_deliveries(${[id]})`;
+  return { id, answers: [...answers] };
+}
+
+void t.test("a deletion waits for a recording, and then finds nothing to cancel", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id, answers } = await answersOf(sql);
+  const [recorder, deleter] = [session(), session()];
+  await recorder`begin`;
+  t.strictSame(await record(recorder, answers), []);
+  const { done } = await blocked(
+    sql,
+    deleter,
+    (one) => one`select webhookpub.delete_webhook(${id})`,
+  );
+  await recorder`commit`;
+  await done;
+  t.strictSame(await deliveriesOf(sql, id), ["delivered"]);
+});
+
+void t.test("whoever holds a webhook or its deliveries holds up no other's answers", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  for (const { what, hold, status, waits, expected } of [
+    {
+      what: "updated",
+      hold: (one: Sql, id: string) =>
+        one`select webhookpub.update_webhook(${id}, p_description => 'new')`,
+      status: 200,
+      waits: false,
+      expected: "delivered",
+    },
+    {
+      what: "updated, and is gone",
+      hold: (one: Sql, id: string) =>
+        one`select webhookpub.update_webhook(${id}, p_description => 'new')`,
+      status: 410,
+      waits: true,
+      expected: "failed",
+    },
+    {
+      what: "deleted",
+      hold: (one: Sql, id: string) => one`select webhookpub.delete_webhook(${id})`,
+      status: 200,
+      waits: true,
+      expected: "cancelled",
+    },
+  ]) {
+    const userId = `user ${what}`;
+    const other = await answersOf(sql, { userId, count: 2 });
+    await sql`update webhookpub.webhooks set events = '{webhook.*}' where id = ${other.id}`;
+    const own = await answersOf(sql, { userId, status, count: 2 });
+    const [holder, recorder] = [session(), session()];
+    await holder`begin`;
+    await hold(holder, own.id);
+    // If it waited, this would end it with an error.
+    await recorder`set lock_timeout = '10s'`;
+    const batch = [own.answers[0]!, ...other.answers, own.answers[1]!];
+    const held = await record(recorder, batch);
+    t.strictSame(
+      held.toSorted(),
+      waits ? own.answers.map((one) => one.delivery_id).toSorted() : [],
+      `${what}: what is to be told again`,
+    );
+    t.strictSame(await deliveriesOf(sql, other.id), ["delivered", "delivered"], "others");
+    t.equal(
+      (await attemptsOf(sql, own.id)).length,
+      waits ? 0 : 2,
+      "with its attempt, or not at all",
+    );
+    await holder`commit`;
+    t.strictSame(await record(recorder, batch), [], "told again, as after a lost answer");
+    t.strictSame(await deliveriesOf(sql, own.id), [expected, expected]);
+    t.strictSame(await attemptsOf(sql, own.id), [status, status], "each answer once");
+    t.strictSame(await attemptsOf(sql, other.id), [200, 200]);
+    const [{ gone }] = await sql<[{ gone: boolean }]>`
+      select disabled_reason is not distinct from 'gone' as gone
+      from webhookpub.webhooks where id = ${own.id}`;
+    t.equal(gone, status === 410);
+  }
+});
+
+/** The attempts of a webhook, by their status. */
+async function attemptsOf(sql: Sql, webhookId: string): Promise<number[]> {
+  const rows = await sql<{ status_code: number }[]>`
+    select status_code from webhookpub.attempts where webhook_id = ${webhookId}`;
+  return rows.map((row) => row.status_code);
+}
+
+void t.test("a recording in the midst of which its webhook is deleted goes on", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id, answers } = await answersOf(sql);
+  await gate(sql, "webhookpub.webhooks", "update");
+  const [holder, recorder, deleter] = [session(), session(), session()];
+  await holder`select pg_advisory_lock(7)`;
+  // One has the delivery and wants the webhook, the other has the webhook and wants the delivery.
+  const recording = await blocked(sql, recorder, (one) => record(one, answers));
+  const deletion = await blocked(
+    sql,
+    deleter,
+    (one) => one`select webhookpub.delete_webhook(${id})`,
+  );
+  await holder`select pg_advisory_unlock(7)`;
+  t.strictSame(await recording.done, []);
+  await deletion.done;
+  t.strictSame(await deliveriesOf(sql, id), ["delivered"]);
+});
+
+void t.test("upkeep waits for no application", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const [fanOut, application, keeper] = [session(), session(), session()];
+  const failing = (await createWebhook(sql, { userId: "user_2" })).id;
+  const rotated = (await createWebhook(sql, { userId: "user_2" })).id;
+  const deleted = (await createWebhook(sql)).id;
+  await publish(sql);
+  // A delivery that slips in while its webhook is deleted.
+  await fanOut`begin`;
+  await fanOut`select webhookpub.fan_out()`;
+  await sql`select webhookpub.delete_webhook(${deleted})`;
+  await fanOut`commit`;
+  await sql`select webhookpub.rotate_secret(${rotated})`;
+  await sql`update webhookpub.secrets set expires_at = now() where expires_at is not null`;
+  await sql`
+    update webhookpub.webhooks set failures = 10, failing_since = now() - interval '80 hours'
+    where id = ${failing}`;
+
+  await application`begin`;
+  await application`select webhookpub.update_webhook(${failing}, p_description => 'new')`;
+  await application`select webhookpub.rotate_secret(${rotated})`;
+  await application`
+    select from webhookpub.deliveries where webhook_id = ${deleted} for update`;
+  await keeper`set lock_timeout = '10s'`;
+  const round = async () => [
+    ...(await keeper`
+      select task, affected::integer from webhookpub.maintain()
+      where task in ('disable_failing', 'cancel_deleted', 'expire_secrets') and affected > 0`),
+  ];
+  t.strictSame(await round(), []);
+  await application`rollback`;
+  t.strictSame(
+    await round(),
+    [
+      { task: "disable_failing", affected: 1 },
+      { task: "cancel_deleted", affected: 1 },
+      { task: "expire_secrets", affected: 1 },
+    ],
+    "the next round finds what was left",
+  );
+  t.strictSame(await deliveriesOf(sql, deleted), ["cancelled"]);
+});
+
+void t.test("leases whose locks are one and the same do not meet in a deadlock", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const [pair] = await sql<[{ first: string; last: string; hash: number }]>`
+    select min(i.id) as first, max(i.id) as last, hashtext(i.id) as hash
+    from (select 'wh_' || md5(n::text) as id from generate_series(1, 400000) as n) as i
+    group by hashtext(i.id) having count(*) > 1
+    limit 1`;
+  const { first, last, hash } = pair;
+  t.ok(first < last, "two ids with one hash");
+  const between = `${first}_`;
+  const lease = (ids: string[]) => (one: Sql) =>
+    one`select from webhookpub.lease_deliveries(${ids}, array_fill(1, array[2]))`;
+  const [holder, one, other] = [session(), session(), session()];
+  await holder`begin`;
+  await holder`select pg_advisory_xact_lock(2003006833, ${hash})`;
+  const waiting = [
+    await blocked(sql, one, lease([first, between])),
+    await blocked(sql, other, lease([between, last])),
+  ];
+  await holder`commit`;
+  for (const { done } of waiting) await t.resolves(done);
+});
 
 interface Answered {
   readonly delivery_id: string;
@@ -154,16 +306,17 @@ interface Answered {
   readonly status: number;
 }
 
-/** Records answers with a status each. */
-async function record(session: Sql, answers: readonly Answered[]): Promise<void> {
+/** Records answers with a status each; returns the deliveries that somebody holds. */
+async function record(session: Sql, answers: readonly Answered[]): Promise<string[]> {
   const none = answers.map(() => null);
-  await session`
+  const [row] = await session<[{ held: string[] }]>`
     select webhookpub.record_attempts(
       ${answers.map((one) => one.delivery_id)}, ${answers.map((one) => one.attempt)}::integer[],
       ${answers.map((one) => one.started_at)}::timestamptz[], ${answers.map(() => 5)}::integer[],
       ${answers.map(() => "responded")}, ${answers.map((one) => one.status)}::integer[],
       ${none}::text[], ${none}::text[], ${none}::text[]
-    )`;
+    ) as held`;
+  return row.held;
 }
 
 void t.test(
@@ -175,30 +328,19 @@ void t.test(
       { status: 500, reason: "failing" },
     ]) {
       const userId = `user_${status}`;
-      const { id } = await createWebhook(sql, { userId, maxInFlight: 20 });
-      await publish(sql, { userId, count: 20 });
-      await sql`select webhookpub.fan_out()`;
-      const leases = await sql<Answered[]>`
-      select delivery_id, attempt, started_at, ${status}::integer as status
-      from webhookpub.lease_deliveries(${[id]})`;
-      t.equal(leases.length, 20);
-      const holder = session();
-      await holder`begin`;
-      await holder`select from webhookpub.webhooks where id = ${id} for update`;
-      const all = await Promise.all(
-        leases.map((lease) => blocked(sql, session(), (one) => record(one, [lease]))),
-      );
-      await holder`commit`;
-      await Promise.all(all.map(({ done }) => done));
+      const { id, answers } = await answersOf(sql, { userId, status, count: 20 });
+      t.equal(answers.length, 20);
+      const tell = async (one: Sql, answer: Answered) => {
+        while ((await record(one, [answer])).length > 0);
+      };
+      await Promise.all(answers.map((answer) => tell(session(), answer)));
       if (reason === "failing") {
-        t.match(
-          await health(sql, id),
-          { enabled: true, failures: 10 },
-          "counted, as far as needed",
-        );
+        const { failures = 0 } = (await health(sql, id)) ?? {};
+        t.ok(failures >= 1 && failures <= 20, `${failures} counted`);
         await sql`
-        update webhookpub.webhooks set failing_since = failing_since - interval '73 hours'
-        where id = ${id}`;
+          update webhookpub.webhooks
+          set failures = 10, failing_since = failing_since - interval '73 hours'
+          where id = ${id}`;
         const rounds = await Promise.all(
           Array.from({ length: 5 }, () => session()`select from webhookpub.disable_failing()`),
         );
@@ -206,16 +348,22 @@ void t.test(
       }
       t.match(await health(sql, id), { enabled: false, disabled_reason: reason });
       const events = await sql`
-      select from webhookpub.events where user_id = ${userId} and type = 'webhook.disabled'`;
+        select from webhookpub.events where user_id = ${userId} and type = 'webhook.disabled'`;
       t.equal(events.count, 1, `${reason}: one webhook.disabled`);
-      const attempts = await sql`select from webhookpub.attempts where webhook_id = ${id}`;
-      t.equal(attempts.count, 20, "every answer is kept");
+      t.equal((await attemptsOf(sql, id)).length, 20, "every answer is kept");
     }
   },
 );
 
+void t.test("failures that are recorded one after the other are counted exactly", async (t) => {
+  const { sql } = await testDatabase(t);
+  const { id, answers } = await answersOf(sql, { status: 500, count: 20 });
+  for (const answer of answers) await record(sql, [answer]);
+  t.match(await health(sql, id), { failures: 10 }, "as far as needed");
+});
+
 async function health(sql: Sql, webhookId: string) {
-  const [row] = await sql`
+  const [row] = await sql<{ enabled: boolean; disabled_reason: string; failures: number }[]>`
     select enabled, disabled_reason, failures from webhookpub.webhooks where id = ${webhookId}`;
   return row;
 }

@@ -135,7 +135,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   grant_tables: [NOBODY, "webhookpub.grant_tables()"],
   install_roles: [NOBODY, "webhookpub.install_roles()"],
   address_is_open: [NOBODY, "webhookpub.address_is_open('1.1.1.1', '{}')"],
-  cancel_deliveries: [NOBODY, `webhookpub.cancel_deliveries('${scene.webhook}')`],
+  cancel_deliveries: [NOBODY, `webhookpub.cancel_deliveries(array['${scene.delivery}'])`],
   check_events: [NOBODY, "webhookpub.check_events('{*}')"],
   check_filters: [NOBODY, "webhookpub.check_filters('{}')"],
   check_headers: [NOBODY, "webhookpub.check_headers('{}')"],

@@ -2,13 +2,14 @@
 // and what it tells of those that fail.
 import { Webhook } from "standardwebhooks";
 import t from "tap";
+import type { Sql } from "../src/client.ts";
 import { testDatabase } from "./support/database.ts";
 import { type Received, type Receiver, startReceiver } from "./support/receiver.ts";
 import { createWebhook, publish } from "./support/scene.ts";
 import { until } from "./support/until.ts";
 import { startWorkerProcess } from "./support/worker_process.ts";
 
-const { sql, url } = await testDatabase(t);
+const { sql, url, session } = await testDatabase(t);
 await startWorkerProcess(t, url);
 
 async function rotate(id: string): Promise<string> {
@@ -340,3 +341,68 @@ void t.test("webhooks that are gone one after the other are told of once each", 
     notices.every(({ event, data }) => event !== "webhook.disabled" || data["reason"] === "gone"),
   );
 });
+
+for (const { what, status, hold, expected } of [
+  {
+    what: "changes",
+    status: 200,
+    hold: (one: Sql, id: string) =>
+      one`select webhookpub.update_webhook(${id}, p_description => 'new')`,
+    expected: "delivered",
+  },
+  {
+    what: "changes, and that is gone,",
+    status: 410,
+    hold: (one: Sql, id: string) =>
+      one`select webhookpub.update_webhook(${id}, p_description => 'new')`,
+    expected: "failed",
+  },
+  {
+    what: "deletes",
+    status: 200,
+    hold: (one: Sql, id: string) => one`select webhookpub.delete_webhook(${id})`,
+    expected: "cancelled",
+  },
+]) {
+  void t.test(`a webhook that an open transaction ${what} holds up no other`, async (t) => {
+    const receiver = await startReceiver(t);
+    const gates = [1, 2, 3, 4].map(() => Promise.withResolvers<void>());
+    receiver.reply = async ({ path }, n) => {
+      if (path !== "/held") return 200;
+      await gates[n - 1]?.promise;
+      return status;
+    };
+    const userId = `held: ${what} ${status}`;
+    const held = await createWebhook(sql, { userId, url: receiver.url("/held") });
+    const other = await createWebhook(sql, {
+      userId: `not ${userId}`,
+      url: receiver.url("/other"),
+    });
+    await publish(sql, { userId, count: gates.length });
+    await receiver.received(gates.length);
+
+    const application = session();
+    await application`begin`;
+    await hold(application, held.id);
+    // Its answers come one by one, so that they do not all go into one record.
+    for (const [i, gate] of gates.entries()) {
+      gate.resolve();
+      await publish(sql, { userId: `not ${userId}` });
+      await delivered(other.id, i + 1);
+    }
+    await application`commit`;
+    await until(
+      async () =>
+        (await sql`select from webhookpub.attempts where webhook_id = ${held.id}`).count ===
+        gates.length,
+      "its answers",
+    );
+    t.strictSame(await standing(held.id), [`${gates.length} ${expected} after 1`]);
+    const paths = receiver.requests.map(({ path }) => path).sort();
+    t.strictSame(
+      paths,
+      [...gates.map(() => "/held"), ...gates.map(() => "/other")],
+      "nothing was sent twice",
+    );
+  });
+}

@@ -1,32 +1,23 @@
--- Cancels what is pending for a webhook.
+-- Cancels pending deliveries.
 --
--- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted.
--- Locks      the deliveries, in the order of their ids, as recording does.
+-- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted, which have locked them.
 -- Returns    how many.
 
 create or replace function webhookpub.cancel_deliveries (
-  p_webhook_id text
+  p_delivery_ids text[]
 )
   returns bigint
   language sql
   volatile
 as $$
-  with pending as materialized (
-    select d.id
-    from webhookpub.deliveries as d
-    where d.webhook_id = p_webhook_id and d.status = 'pending'
-    order by d.id
-    for update
-  ),
-  cancelled as (
+  with cancelled as (
     update webhookpub.deliveries as d
     set status = 'cancelled', leased = false, next_attempt_at = null
-    from pending as p
-    where d.id = p.id
+    where d.id = any (p_delivery_ids)
     returning d.id
   )
   select count(*) from cancelled;
 $$;
 
-comment on function webhookpub.cancel_deliveries (text) is
-  'Cancels the pending deliveries of a webhook; returns how many.';
+comment on function webhookpub.cancel_deliveries (text[]) is
+  'Cancels these deliveries, which are pending and locked; returns how many.';

@@ -2,7 +2,8 @@
 -- history stays until it expires.
 --
 -- Called by  applications, psql.
--- Locks      the webhook, then its pending deliveries.
+-- Locks      the webhook, then its pending deliveries, in the order of their ids: what is
+--            being recorded or leased is waited for, and waits for nobody itself.
 -- Raises     WH020, WH021.
 
 create or replace function webhookpub.delete_webhook (
@@ -26,7 +27,13 @@ begin
     headers = '{}'
   where w.id = p_webhook_id;
   delete from webhookpub.secrets as s where s.webhook_id = p_webhook_id;
-  perform webhookpub.cancel_deliveries(p_webhook_id);
+  perform webhookpub.cancel_deliveries(array(
+    select d.id
+    from webhookpub.deliveries as d
+    where d.webhook_id = p_webhook_id and d.status = 'pending'
+    order by d.id
+    for update
+  ));
 end;
 $$;
 

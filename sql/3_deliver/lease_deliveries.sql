@@ -2,8 +2,9 @@
 --
 -- Called by  the deliverer of a worker, for many webhooks at once.
 -- Locks      each webhook's lease, for the length of this call, in the order of their
---            ids; then the deliveries, skipping those that somebody else holds; if there are
---            suspects, every other choice of such, which is not waited for.
+--            hashes, which is what is locked; then the deliveries, skipping those that
+--            somebody else holds; if there are suspects, every other choice of such, which
+--            is not waited for.
 -- Returns    one row for each leased delivery. timeout_ms is the deadline of the whole
 --            exchange; the lease lasts 15 s longer, so that its answer can be recorded.
 --            more: the webhook used up its room, so there may be more that is due.
@@ -50,8 +51,10 @@ declare
   v_last_event_at timestamptz;
 begin
   -- A statement of its own: the next one must see what the last holder did.
-  perform pg_advisory_xact_lock(2003006833, hashtext(o.id))
-  from (select distinct p.id from unnest(p_webhook_ids) as p (id) order by p.id) as o;
+  perform pg_advisory_xact_lock(2003006833, o.hash)
+  from (
+    select distinct hashtext(p.id) as hash from unnest(p_webhook_ids) as p (id) order by hash
+  ) as o;
   v_now := clock_timestamp();
   v_seconds := floor(extract(epoch from v_now));
   if exists (

@@ -1,7 +1,7 @@
 -- Disables webhooks for a reason of the system's own, and tells their users.
 --
 -- Called by  webhookpub.record_attempts (gone), webhookpub.disable_failing (failing).
--- Locks      the webhooks, in the order of their ids.
+-- Locks      the webhooks, which its callers have locked already; it waits for none.
 -- Returns    how many were enabled until now; only those are told of.
 
 create or replace function webhookpub.disable_webhooks (
@@ -16,8 +16,7 @@ as $$
     select w.id
     from webhookpub.webhooks as w
     where w.id = any (p_webhook_ids) and w.enabled
-    order by w.id
-    for no key update
+    for no key update skip locked
   ),
   disabled as (
     update webhookpub.webhooks as w

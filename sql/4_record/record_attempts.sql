@@ -1,9 +1,10 @@
 -- Records what came back, and decides what becomes of each delivery.
 --
 -- Called by  the deliverer of a worker, for many requests at once; safe to repeat.
--- Locks      the deliveries, in the order of their ids; webhooks only when their health
---            changes.
--- Returns    nothing: whatever is to happen next stands in the tables.
+-- Locks      the deliveries; webhooks only when their health changes. What somebody else
+--            holds is skipped, never waited for: one application that leaves a transaction
+--            open must not keep the answers of all others from being recorded.
+-- Returns    the deliveries whose answers have to be told again, for somebody holds them.
 --
 -- Every answer is kept as an attempt. An answer counts if it is to the latest attempt of
 -- a pending delivery; a late 2xx counts as long as the delivery is pending. Anything else
@@ -12,6 +13,11 @@
 -- A few answers go by a plan that is kept, for planning takes longer than the rest. It may have
 -- been made when tables were small: so it looks up row by row, and never joins a whole table.
 -- Many are worth a plan for their number.
+--
+-- A webhook's health is approximate: what answers say of it (last_delivered_at, failing_since,
+-- failures, its circuit) is lost while somebody else holds the webhook, be it another record.
+-- Later answers say it again: a circuit may open or close some attempts late. None is disabled
+-- because of that (webhookpub.disable_failing), and a 410 is recorded with its webhook or later.
 --
 -- A webhook's circuit opens when too many of its attempts in a row got no HTTP answer
 -- (webhookpub.circuit_pause), and closes with the first one, whatever its status.
@@ -27,7 +33,7 @@ create or replace function webhookpub.record_attempts (
   p_response_bodies text[],
   p_retry_afters text[]
 )
-  returns void
+  returns text[]
   language plpgsql
   volatile
   security definer
@@ -45,6 +51,8 @@ declare
   v_min_failures constant integer := (
     select s.auto_disable_min_failures from webhookpub.settings as s
   );
+  v_held text[] := '{}';
+  v_found text[];
   v_gone text[];
   v_failed text[];
   v_tried boolean;
@@ -54,6 +62,26 @@ begin
     perform set_config('enable_hashjoin', 'off', true);
     perform set_config('enable_mergejoin', 'off', true);
   end if;
+  -- The webhook of a 410 is to be disabled, or else its answer waits, too.
+  if 410 = any (p_status_codes) then
+    with gone as materialized (
+      select d.id, d.webhook_id
+      from unnest(p_delivery_ids, p_status_codes) as r (delivery_id, status_code)
+      join webhookpub.deliveries as d on d.id = r.delivery_id
+      join webhookpub.webhooks as w on w.id = d.webhook_id
+      where r.status_code = 410 and d.status = 'pending' and w.enabled
+    ),
+    locked as materialized (
+      select w.id
+      from webhookpub.webhooks as w
+      where w.id in (select g.webhook_id from gone as g)
+      for no key update of w skip locked
+    )
+    select coalesce(array_agg(g.id) filter (where l.id is null), '{}') into v_held
+    from gone as g
+    left join locked as l on l.id = g.webhook_id;
+  end if;
+
   with answer as materialized (
     select
       r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
@@ -75,9 +103,8 @@ begin
     select d.id, d.webhook_id, d.status, d.leased, d.attempts, d.lost, d.max_attempts,
       d.lost_in_a_row > 1 as tried
     from webhookpub.deliveries as d
-    where d.id = any (p_delivery_ids)
-    order by d.id
-    for update
+    where d.id = any (p_delivery_ids) and d.id <> all (v_held)
+    for update skip locked
   ),
   kept as (
     insert into webhookpub.attempts
@@ -155,8 +182,7 @@ begin
       when h.answered then w.unanswered > 0
       else w.circuit_opened_at is null or w.circuit_retry_at <= v_now
     end
-    order by w.id
-    for no key update of w
+    for no key update of w skip locked
   ),
   rated as (
     update webhookpub.webhooks as w
@@ -175,10 +201,11 @@ begin
     where w.id = c.id
   )
   select
+    (select array_agg(t.id) from target as t),
     array_agg(distinct c.webhook_id) filter (where c.gone),
     array_agg(c.id) filter (where c.status = 'failed'),
     bool_or(c.tried)
-  into v_gone, v_failed, v_tried
+  into v_found, v_gone, v_failed, v_tried
   from decided as c;
 
   if v_gone is not null then
@@ -193,9 +220,17 @@ begin
     from webhookpub.due_suspects(null, v_now) as s
     where s.webhook_ids is not null;
   end if;
+  if cardinality(v_found) = cardinality(p_delivery_ids) then
+    return '{}';
+  end if;
+  return array(
+    select d.id
+    from webhookpub.deliveries as d
+    where d.id = any (p_delivery_ids) and d.id <> all (coalesce(v_found, '{}'))
+  );
 end;
 $$;
 
 comment on function webhookpub.record_attempts
   (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[]) is
-  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt.';
+  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt; returns those that somebody holds, for later.';

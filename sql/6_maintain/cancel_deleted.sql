@@ -1,6 +1,7 @@
 -- Cancels deliveries that a fan-out made while their webhook was being deleted.
 --
 -- Called by  webhookpub.maintain.
+-- Locks      the deliveries, skipping those that somebody else holds.
 -- Returns    how many.
 
 create or replace function webhookpub.cancel_deleted ()
@@ -12,14 +13,18 @@ create or replace function webhookpub.cancel_deleted ()
   set enable_seqscan = off
   set jit = off
 as $$
-  select coalesce(sum(webhookpub.cancel_deliveries(w.id)), 0)::bigint
-  from webhookpub.webhooks as w
-  where w.deleted_at is not null
-    and exists (
-      select
+  with pending as materialized (
+    select d.id
+    from webhookpub.webhooks as w
+    cross join lateral (
+      select d.id
       from webhookpub.deliveries as d
       where d.webhook_id = w.id and d.status = 'pending'
-    );
+      for update skip locked
+    ) as d
+    where w.deleted_at is not null
+  )
+  select webhookpub.cancel_deliveries(array(select p.id from pending as p));
 $$;
 
 comment on function webhookpub.cancel_deleted () is

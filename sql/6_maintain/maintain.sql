@@ -1,7 +1,8 @@
 -- One round of upkeep. With nothing to do it costs almost nothing.
 --
 -- Called by  the task webhook_maintain, once a minute until nothing is left to do; psql.
--- Locks      one advisory lock, so that rounds do not meet; a second one does nothing.
+-- Locks      one advisory lock, so that rounds do not meet; a second one does nothing. No
+--            row of an application's is waited for: what it holds is left to the next round.
 -- Returns    what was done and to how many.
 
 create or replace function webhookpub.maintain ()
@@ -32,7 +33,10 @@ begin
     ('delete_failed_jobs', webhookpub.delete_failed_jobs(v_now));
 
   task := 'expire_secrets';
-  delete from webhookpub.secrets as s where s.expires_at <= v_now;
+  delete from webhookpub.secrets as s
+  where s.id = any (array(
+    select x.id from webhookpub.secrets as x where x.expires_at <= v_now for update skip locked
+  ));
   get diagnostics affected = row_count;
   return next;
 
