@@ -4,9 +4,9 @@ import { messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
 
 const TICK_MS = 1000;
-/** A tick looks at what became due last; every so often one looks at everything, for what has
- * been crowded out. Together with a lease that is less than the minute that may pass. */
-const SWEEP_MS = 20_000;
+/** A tick looks at what became due last. It is more than the time since the one before, for
+ * what was committed late. */
+const WINDOW_S = 30;
 const LIMIT_MS = 10_000;
 
 /** Wakes the tasks of a process. */
@@ -26,7 +26,6 @@ export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => vo
   let listening = false;
   let ticking: Promise<void> | undefined;
   let lastTick = -Infinity;
-  let lastSweep = -Infinity;
 
   const open = () =>
     connect(url, {
@@ -40,9 +39,9 @@ export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => vo
 
   const tick = async () => {
     const begun = performance.now();
-    // What became due since the last tick, and some more; at a start and now and then, ever.
-    const sweeps = begun - lastSweep >= SWEEP_MS;
-    const window = sweeps ? null : `${Math.ceil((begun - lastTick) / 1000) + 2} seconds`;
+    // At a start: ever.
+    const sinceS = Math.ceil((begun - lastTick) / 1000);
+    const window = Number.isFinite(sinceS) ? `${sinceS + WINDOW_S} seconds` : null;
     try {
       if (!listening) {
         listening = true;
@@ -50,7 +49,6 @@ export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => vo
       }
       await answered(wake(sql, window), { limitMs: LIMIT_MS, hurry: stopping.signal });
       lastTick = begun;
-      if (sweeps) lastSweep = begun;
     } catch (error) {
       log.warn(`tick: ${messageOf(error)}`);
       void sql.end({ timeout: 0 }).catch(() => {});

@@ -2,15 +2,17 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
+import type { Sql } from "../src/client.ts";
 import { testDatabase } from "./support/database.ts";
 import { startReceiver } from "./support/receiver.ts";
 import { createWebhook, publish } from "./support/scene.ts";
+import { until } from "./support/until.ts";
 import { startWorkerProcess } from "./support/worker_process.ts";
 
 void t.test("a tick does not read what has been due for long", async (t) => {
   const { sql, session } = await testDatabase(t);
   const ticker = session();
-  const wake = () => ticker`select webhookpub.wake('1 second')`;
+  const wake = () => ticker`select webhookpub.wake('10 minutes')`;
   await createWebhook(sql, { userId: "healthy" });
   await createWebhook(sql, { userId: "late", maxInFlight: 1 });
   await createWebhook(sql, { userId: "late", maxInFlight: 1 });
@@ -23,7 +25,10 @@ void t.test("a tick does not read what has been due for long", async (t) => {
     await sql`update webhookpub.deliveries set status = 'cancelled', next_attempt_at = null`;
   }
   await publish(sql, { userId: "late", count: 10_000 });
-  await sql`select webhookpub.fan_out(10000)`;
+  await until(
+    async () => (await sql`select from webhookpub.fan_out() where event_count = 0`).count > 0,
+    "all to be fanned out",
+  );
   await sql`
     update webhookpub.deliveries set next_attempt_at = now() - interval '1 hour'
     where status = 'pending'`;
@@ -69,4 +74,55 @@ void t.test("what ticks do not come to, a worker finds soon, without the crontab
       ))`;
   });
   await receiver.received(2);
+});
+
+void t.test("what was committed long after it became due waits for no sweep", async (t) => {
+  const { sql, url, session } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  await startWorkerProcess(t, url, { args: ["--crontab", "/dev/null"] });
+  await createWebhook(sql, { url: receiver.url() });
+  await publish(sql);
+  await receiver.received(1);
+
+  const sweep = session();
+  await sweep`begin`;
+  await sweep`select from webhookpub.sweep for update`;
+  await sql.begin(async (tx) => {
+    await tx`select webhook_publish('email.received', 'user_1', '{}')`;
+    // As if it had been open for so long.
+    await tx`
+      update webhookpub.deliveries set next_attempt_at = clock_timestamp() - interval '10 seconds'
+      where status = 'pending'`;
+  });
+  await receiver.received(2);
+  await sweep`rollback`;
+});
+
+void t.test("the sweep comes to all webhooks, some at a time", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const ids: string[] = [];
+  for (let i = 0; i < 7; i += 1) ids.push((await createWebhook(sql)).id);
+  await createWebhook(sql, { userId: "idle" });
+  await publish(sql);
+  await sql`select webhookpub.fan_out()`;
+  const step = async (by: Sql, { atOnce = false, after = "0 s" } = {}) => {
+    const [row] = await by<[{ swept: string[] | null }]>`
+      select webhookpub.sweep_webhooks(${atOnce}, clock_timestamp() + ${after}::interval, 3) as swept`;
+    return row.swept;
+  };
+  const all = ids.toSorted();
+  t.strictSame(await step(sql), all.slice(0, 3));
+  t.equal(await step(sql), null, "then it rests");
+  t.strictSame(await step(sql, { after: "1 s" }), all.slice(3, 6));
+
+  const other = session();
+  await other`begin`;
+  t.strictSame(await step(other, { atOnce: true }), all.slice(6), "it goes on where it was");
+  t.equal(await step(sql, { atOnce: true }), null, "others do not wait for it");
+  await other`rollback`;
+  t.strictSame(await step(sql, { atOnce: true }), all.slice(6), "a step that fails is repeated");
+  t.equal(await step(sql, { after: "15 s" }), null, "at the end it rests longer");
+  t.strictSame(await step(sql, { after: "21 s" }), all.slice(0, 3), "and begins again");
+  await sql`update webhookpub.sweep set next_at = 'infinity'`;
+  t.strictSame(await step(sql), all.slice(3, 6), "also if the clock was set back");
 });

@@ -9,8 +9,8 @@
 -- find what is new. Without that each batch would rewrite the jobs of all webhooks, and
 -- each look at a key would wade through the versions of before. A job of this instant is
 -- renewed: else a worker could take it before what it is for has been committed. If one
--- takes an old one just now, the next look for what is due, at most a second later, adds
--- another.
+-- takes an old one just now, the next tick, a second later, adds another; only what was
+-- committed more than 30 s after it became due waits for the sweep.
 --
 -- A job that somebody holds is being taken or completed, many at once and in no order, or is
 -- being added, beside jobs that were there. To wait for it could end in a deadlock, which no

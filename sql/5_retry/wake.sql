@@ -1,7 +1,7 @@
 -- The tick: makes sure that whatever is due has a job.
 --
 -- Called by  every worker, once a second and by an awake fan-out every 50 ms, for the last
---            seconds only, and every 20 s over all time; webhookpub.maintain, the same.
+--            seconds only, and when it starts; webhookpub.maintain.
 -- Locks      none that anybody waits for.
 
 create or replace function webhookpub.wake (
@@ -41,4 +41,4 @@ end;
 $$;
 
 comment on function webhookpub.wake (interval) is
-  'Adds the jobs that are missing: a fan-out for pending events, a delivery for each webhook with something that became due within the window (null: ever).';
+  'Adds the jobs that are missing: a fan-out for pending events, a delivery for each webhook with something that became due within the window (null: ever; then the sweep goes on at once).';

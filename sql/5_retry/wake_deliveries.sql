@@ -5,7 +5,7 @@
 -- Returns    how many webhooks were woken.
 --
 -- A tick looks at what became due last, and at no more of it than it can read in passing:
--- what it does not come to is found within 20 s, by one that looks at everything.
+-- what it does not come to is found by the sweep, which looks at everything.
 
 create or replace function webhookpub.wake_deliveries (
   p_since timestamptz
@@ -21,42 +21,23 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_webhook_ids text[];
 begin
-  if p_since > '-infinity' then
-    select array_agg(distinct d.webhook_id) into v_webhook_ids
-    from (
-      select d.webhook_id
-      from webhookpub.deliveries as d
-      where d.status = 'pending' and d.attempts >= 0
-        and d.next_attempt_at between p_since and v_now
-      order by d.next_attempt_at desc
-      limit 2000
-    ) as d;
-    -- What became due before a circuit's pause was over is older than that.
-    select v_webhook_ids || array_agg(w.id) into v_webhook_ids
-    from webhookpub.webhooks as w
-    where w.circuit_retry_at <= v_now;
-    -- And so is what was lost and waits to be tried.
-    select v_webhook_ids || s.webhook_ids into v_webhook_ids
-    from webhookpub.due_suspects(null, v_now) as s;
-  else
-    -- From one webhook with pending deliveries to the next, by one look into the index.
-    with recursive pending as (
-      select min(d.webhook_id) as webhook_id
-      from webhookpub.deliveries as d
-      where d.status = 'pending'
-      union all
-      select (
-        select min(d.webhook_id)
-        from webhookpub.deliveries as d
-        where d.status = 'pending' and d.webhook_id > p.webhook_id
-      )
-      from pending as p
-      where p.webhook_id is not null
-    )
-    select array_agg(p.webhook_id) into v_webhook_ids
-    from pending as p
-    where p.webhook_id is not null;
-  end if;
+  select array_agg(distinct d.webhook_id) into v_webhook_ids
+  from (
+    select d.webhook_id
+    from webhookpub.deliveries as d
+    where d.status = 'pending' and d.attempts >= 0
+      and d.next_attempt_at between p_since and v_now
+    order by d.next_attempt_at desc
+    limit 1000
+  ) as d;
+  -- What became due before a circuit's pause was over is older than that.
+  select v_webhook_ids || array_agg(w.id) into v_webhook_ids
+  from webhookpub.webhooks as w
+  where w.circuit_retry_at <= v_now;
+  -- And so is what was lost and waits to be tried.
+  select v_webhook_ids || s.webhook_ids into v_webhook_ids
+  from webhookpub.due_suspects(null, v_now) as s;
+  v_webhook_ids := v_webhook_ids || webhookpub.sweep_webhooks(p_since = '-infinity', v_now);
 
   select array_agg(w.id) into v_webhook_ids
   from (select distinct i.id from unnest(v_webhook_ids) as i (id)) as p
@@ -65,6 +46,22 @@ begin
     select w.id
     from webhookpub.webhooks as w
     where w.id = p.id and w.enabled
+      -- Its job waits already, which is all that most need while there is much to do; or a worker
+      -- has just taken it, and will look.
+      and not exists (
+        select
+        from graphile_worker.jobs as j
+        where j.key = w.id
+          and (
+            j.locked_at > v_now - interval '2 seconds'
+            or (
+              j.locked_at is null
+              and j.attempts < j.max_attempts
+              and j.run_at <= v_now
+              and j.updated_at < v_now - interval '100 milliseconds'
+            )
+          )
+      )
       and exists (
         select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
       )
@@ -81,12 +78,6 @@ begin
         from webhookpub.deliveries as b
         where b.webhook_id = w.id and b.status = 'pending' and b.leased
           and b.next_attempt_at > v_now
-      )
-      -- A worker has just taken its job, and will look.
-      and not exists (
-        select
-        from graphile_worker.jobs as j
-        where j.key = w.id and j.locked_at > v_now - interval '2 seconds'
       )
     offset 0
   ) as w;
