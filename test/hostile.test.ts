@@ -95,7 +95,11 @@ const stranger = makeAuthority("somebody else");
 const yesterday = { validFrom: new Date(Date.now() - 9e8), validTo: new Date(Date.now() - 1e8) };
 const tomorrow = { validFrom: new Date(Date.now() + 1e8), validTo: new Date(Date.now() + 9e8) };
 
-const timedOut: Expected = { outcome: "timed_out", error: /^no answer within 1500 ms$/ };
+const DEADLINE_MS = 1500;
+const timedOut: Expected = {
+  outcome: "timed_out",
+  error: new RegExp(`^no answer within ${DEADLINE_MS} ms$`),
+};
 const delivered: Expected = { outcome: "responded", status: 200 };
 const refused = (error: RegExp): Expected => ({ outcome: "refused", error });
 
@@ -342,6 +346,20 @@ const HOSTILE: readonly Hostile[] = [
   },
 ];
 
+/** The URL at which a server is such a receiver. */
+function target(
+  { port }: Server,
+  { host, certificate }: { host: string | undefined; certificate: Certificate | undefined },
+): string {
+  return `${host ?? (certificate ? "https://localhost" : "http://127.0.0.1")}:${port}/`;
+}
+
+/** URLs at which a connection is never answered. */
+async function openBlackHoles(t: Test): Promise<string[]> {
+  const port = await openBlackHole(t);
+  return ["http", "https"].map((protocol) => `${protocol}://127.0.0.1:${port}/`);
+}
+
 interface AttemptRow {
   readonly status: string;
   readonly lost: number;
@@ -364,29 +382,27 @@ void t.test("each hostile receiver is one clear attempt, within the deadline", a
   const { url, sql } = await testDatabase(t);
   const caFile = `${t.testdir({ "ca.pem": authority.cert })}/ca.pem`;
   const worker = await startWorkerProcess(t, url, { env: { NODE_EXTRA_CA_CERTS: caFile } });
-  const blackHole = await openBlackHole(t);
 
   const cases = [
     ...(await Promise.all(
       HOSTILE.map(async ({ what, accept, certificate, host, expected }) => {
         const server = await serve(t, accept, certificate);
-        const origin = host ?? (certificate ? "https://localhost" : "http://127.0.0.1");
-        return { what, expected, server, target: `${origin}:${server.port}/` };
+        return { what, expected, server, url: target(server, { host, certificate }) };
       }),
     )),
-    ...["http", "https"].map((protocol) => ({
-      what: `a connect by ${protocol} that is never answered`,
+    ...(await openBlackHoles(t)).map((url) => ({
+      what: `a connect that is never answered, to ${url}`,
       expected: timedOut,
       server: undefined,
-      target: `${protocol}://127.0.0.1:${blackHole}/`,
+      url,
     })),
   ];
   const webhooks: ((typeof cases)[number] & { id: string })[] = [];
   for (const one of cases) {
     const { id } = await createWebhook(sql, {
       userId: one.what,
-      url: one.target,
-      requestTimeout: "1500 ms",
+      url: one.url,
+      requestTimeout: `${DEADLINE_MS} ms`,
       retrySchedule: "{}",
     });
     webhooks.push({ ...one, id });
@@ -402,6 +418,7 @@ void t.test("each hostile receiver is one clear attempt, within the deadline", a
       ).count === webhooks.length,
     "every delivery to end",
   );
+  let latest = 0;
   for (const { what, expected, server, id } of webhooks) {
     const [attempt, ...more] = await attemptsOf(sql, id);
     t.equal(more.length, 0, `${what}: one attempt`);
@@ -418,12 +435,20 @@ void t.test("each hostile receiver is one clear attempt, within the deadline", a
       },
       `${what}: ${attempt?.outcome} ${attempt?.status_code ?? ""} ${attempt?.error ?? ""}`,
     );
-    t.ok((attempt?.duration_ms ?? 0) < 9000, `${what}: ${attempt?.duration_ms} ms`);
+    // That the deadline ends an attempt, and not one of the worker's other limits (the first is
+    // that of a connect, after 10 s), is all that can be held against a clock: how late a timer
+    // is depends on the machine, and one receiver's attempt is late at another moment than the
+    // next one's, so that none is a measure for the others.
+    const { duration_ms = 0 } = attempt ?? {};
+    t.ok(duration_ms < 9000, `${what}: ${duration_ms} ms`);
+    if (expected === timedOut) t.ok(duration_ms >= DEADLINE_MS, "no sooner than it may");
+    latest = Math.max(latest, duration_ms);
     if (server) {
       t.equal(server.connections(), 1, `${what}: one connection`);
       await until(() => server.open() === 0, `the worker to hang up: ${what}`);
     }
   }
+  t.comment(`${webhooks.length} receivers, each over in ${latest} ms at most`);
   t.notMatch(worker.output(), /error|Unhandled|Warning/i, "the worker has nothing to say about it");
   worker.kill("SIGTERM");
   t.equal(await worker.ended(), "SIGTERM");
@@ -437,10 +462,8 @@ async function memoryOf(pid: number): Promise<number> {
 
 void t.test("hostile receivers neither swell the worker nor hold up others", async (t) => {
   const { url, sql } = await testDatabase(t);
-  // A young generation of a fixed size: V8 lets it grow with the load by three times 16 MiB,
-  // whoever causes it.
-  const env = { NODE_OPTIONS: "--max-semi-space-size=2" };
-  const worker = await startWorkerProcess(t, url, { env });
+  const caFile = `${t.testdir({ "ca.pem": authority.cert })}/ca.pem`;
+  const worker = await startWorkerProcess(t, url, { env: { NODE_EXTRA_CA_CERTS: caFile } });
   const options = { maxInFlight: 5, requestTimeout: "30 s", retrySchedule: "{}" };
   const webhook = async (userId: string, url: string) =>
     (await createWebhook(sql, { ...options, userId, url })).id;
@@ -452,20 +475,19 @@ void t.test("hostile receivers neither swell the worker nor hold up others", asy
         select from webhookpub.deliveries
         where webhook_id = any (${webhookIds}) and status <> 'pending'`
     ).count;
-  const hostile = HOSTILE.filter(({ certificate, host }) => !certificate && !host);
-
-  // What as many polite receivers of long answers need, and what garbage they leave.
+  // What as many polite receivers of long answers need, asked far less often.
   const POLITE = `HTTP/1.1 200 OK\r\ncontent-length: 60000\r\n\r\n${"x".repeat(60_000)}`;
   const polite: string[] = [];
-  for (const _ of hostile) {
-    const { port } = await serve(
+  for (const { host, certificate } of HOSTILE) {
+    const server = await serve(
       t,
       asked((socket) => socket.end(POLITE)),
+      host || certificate ? authority.issue({ names: ["localhost"] }) : undefined,
     );
-    polite.push(await webhook("polite", `http://127.0.0.1:${port}/`));
+    polite.push(await webhook("polite", target(server, { host, certificate })));
   }
-  await publish(sql, { userId: "polite", count: 60 });
-  await until(async () => (await ended(polite)) === polite.length * 60, "the polite ones");
+  await publish(sql, { userId: "polite", count: 10 });
+  await until(async () => (await ended(polite)) === polite.length * 10, "the polite ones");
   await publish(sql, { userId: "good", count: 400 });
   await until(async () => (await ended([goodId])) === 400, "the first of the others");
 
@@ -476,10 +498,11 @@ void t.test("hostile receivers neither swell the worker nor hold up others", asy
   t.teardown(() => clearInterval(sampling));
 
   const ids: string[] = [];
-  for (const { accept } of hostile) {
-    const { port } = await serve(t, accept);
-    ids.push(await webhook("prey", `http://127.0.0.1:${port}/`));
+  for (const { accept, host, certificate } of HOSTILE) {
+    const server = await serve(t, accept, certificate);
+    ids.push(await webhook("prey", target(server, { host, certificate })));
   }
+  for (const url of await openBlackHoles(t)) ids.push(await webhook("prey", url));
   await publish(sql, { userId: "prey", count: 40 });
   // Those that wait hold all that they may; those that flood have flooded; those that give no
   // HTTP answer are left alone for a while.
