@@ -31,13 +31,13 @@ const BENCHES: Record<string, Bench> = {
 };
 
 /** A round of these takes minutes. */
-const LONG = ["memory", "xmin"];
+const LONG = ["memory", "retention", "xmin"];
 
 const USAGE = `npm run bench -- [name ...] [--rounds N] [--small] [--lenient] [--json]
 
 names      ${Object.keys(BENCHES).join(", ")}; all without one
---rounds   how often each is measured beside its baseline (3; ${LONG.join(" and ")}, of which a round
-           takes minutes: 1)
+--rounds   how often each is measured beside its baseline (3; of ${LONG.join(", ")},
+           whose rounds take minutes: 1)
 --small    a tenth of the load, to see that it works
 --lenient  fail only below a third of a goal, and not for a time that is not beside another:
            for machines that are slow, or busy with other things

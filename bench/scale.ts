@@ -12,6 +12,8 @@ import { startSystem } from "./support/system.ts";
 
 /** What a tick may take, in milliseconds. */
 const TICK_MS = 20;
+/** What the sweep may take, which each worker does every 20 s: a hundredth of that. */
+const SWEEP_MS = 200;
 
 /**
  * Fan-out and lease in a database with a long history, many retries in the future and many
@@ -41,6 +43,7 @@ export const scale: Bench = async ({ rounds, small, say }) => {
     const fanOuts: [number, number][] = [];
     const leases: [number, number][] = [];
     const ticks: number[] = [];
+    const sweeps: number[] = [];
     const looks: number[] = [];
     for (let round = 0; round < rounds; round += 1) {
       await clear(empty);
@@ -49,18 +52,20 @@ export const scale: Bench = async ({ rounds, small, say }) => {
       leases.push([much.leased, none.leased]);
       for (let i = 0; i < 20; i += 1) {
         ticks.push(await timeOf(() => full`select webhookpub.wake('11 seconds')`));
+        sweeps.push(await timeOf(() => full`select webhookpub.wake(null)`));
         looks.push(await timeOf(() => full`select webhookpub.fan_out()`));
       }
       say(
         `  full: ${much.fannedOut.toFixed(0)} fanned out, ${much.leased.toFixed(0)} leased/s; ` +
           `empty: ${none.fannedOut.toFixed(0)}, ${none.leased.toFixed(0)}; ` +
-          `a tick ${ticks.at(-1)?.toFixed(1)} ms`,
+          `a tick ${ticks.at(-1)?.toFixed(1)} ms, a sweep ${sweeps.at(-1)?.toFixed(1)} ms`,
       );
     }
     return [
       resultOf("fan-out, full tables", "per second", fanOuts, { atLeast: 0.85 }),
       resultOf("lease and record, full tables", "per second", leases, { atLeast: 0.85 }),
       resultWithin("a tick", ticks, TICK_MS),
+      resultWithin("a sweep", sweeps, SWEEP_MS),
       resultWithin("fan_out() with nothing to do", looks, TICK_MS),
     ];
   } finally {

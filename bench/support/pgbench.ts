@@ -4,7 +4,6 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { quantile } from "./bench.ts";
 
 interface Load {
   /** SQL of one transaction. */
@@ -18,8 +17,8 @@ interface Load {
 /** What pgbench measured. */
 export interface Measured {
   readonly tps: number;
-  /** 95th percentile of a transaction, in milliseconds. */
-  readonly p95: number;
+  /** Of each transaction, in milliseconds. */
+  readonly latencies: readonly number[];
 }
 
 /** Runs a script by pgbench, with prepared statements. */
@@ -34,7 +33,7 @@ export async function pgbench(url: string, load: Load): Promise<Measured> {
       ...["-l", "--log-prefix", join(directory, "log"), "-f", script, url],
     ]);
     const tps = Number(/tps = ([0-9.]+)/.exec(stdout)?.[1]);
-    return { tps, p95: quantile(await latencies(directory), 0.95) };
+    return { tps, latencies: await latencies(directory) };
   } finally {
     await rm(directory, { recursive: true });
   }

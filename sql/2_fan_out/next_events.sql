@@ -7,7 +7,9 @@
 -- Returns    them, or null.
 --
 -- A batch is bounded by what it may become, too: each event counts for all webhooks of its
--- user. Users take turns until that is used up; one event is always taken.
+-- user. Users take turns until that is used up, those with few webhooks first; one event is
+-- always taken. Now and then the oldest goes first, so that one that fills a batch by itself
+-- does not wait for ever.
 
 create or replace function webhookpub.next_events (
   p_limit integer,
@@ -23,7 +25,8 @@ create or replace function webhookpub.next_events (
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_most constant integer := 10000;
+  v_most constant integer := 2000;
+  v_oldest_first constant boolean := random() < 0.1;
 begin
   select array_agg(o.event) into events
   from (
@@ -74,8 +77,8 @@ begin
     from (
       select
         t.event,
-        sum(t.webhooks) over (order by t.turn, t.expires_at, t.id) as so_far,
-        row_number() over (order by t.turn, t.expires_at, t.id) as n
+        sum(t.webhooks) over o as so_far,
+        row_number() over o as n
       from (
         select
           e as event, e.id, e.expires_at, u.webhooks,
@@ -89,6 +92,9 @@ begin
           offset 0 -- Counted once a user.
         ) as u on u.user_id = e.user_id
       ) as t
+      window o as (
+        order by t.turn, case when not v_oldest_first then t.webhooks end, t.expires_at, t.id
+      )
     ) as c
     where c.so_far <= v_most or c.n = 1;
   end if;
@@ -96,4 +102,4 @@ end;
 $$;
 
 comment on function webhookpub.next_events (integer) is
-  'Locks up to p_limit pending events: the oldest, and some that are new of other users; not more than may become 10,000 deliveries. Returns them.';
+  'Locks up to p_limit pending events: the oldest, and some that are new of other users; not more than may become 2,000 deliveries, or one. Returns them.';
