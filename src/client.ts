@@ -30,6 +30,8 @@ interface ConnectOptions {
   readonly onnotify?: (channel: string) => void;
   /** Called when a connection has ended. */
   readonly onclose?: () => void;
+  /** How long a connection may live, in seconds; null: for ever, as one must that holds locks. */
+  readonly max_lifetime?: null;
 }
 
 /** Connects to PostgreSQL; nothing is sent before the first query. */
@@ -37,7 +39,11 @@ export function connect(url: string | undefined, options: ConnectOptions): Sql {
   return postgres(url ?? "", {
     ...options,
     connect_timeout: 10,
-    connection: { application_name: "webhookpub" },
+    connection: {
+      application_name: "webhookpub",
+      // Whatever the database's default is: leases and fan-outs must see what others did.
+      default_transaction_isolation: "read committed",
+    },
     onnotice: () => {},
     types: {
       timestamp: {

@@ -25,12 +25,8 @@ export interface Deliverer {
   deliver(webhookId: string, userId: string): Promise<void>;
   /** The same for many webhooks, without waiting; what there is no room for needs a job. */
   take(webhookIds: readonly string[], userIds: readonly string[]): void;
-  /**
-   * Leases nothing more; resolves when all that is under way is recorded.
-   *
-   * @param hurried do not wait for a database that is away
-   */
-  drain(hurried: boolean): Promise<void>;
+  /** Leases nothing more; resolves when all that is under way is recorded. */
+  drain(): Promise<void>;
 }
 
 /** A webhook that is being delivered to. */
@@ -55,14 +51,21 @@ interface Course extends Claim {
  *
  * @param maxInFlight requests under way at once, over all webhooks
  * @param closed webhookpub.closed_networks()
+ * @param hurry when it is aborted, the process has to end soon: a database that is away is not
+ *   waited for
  */
 export function makeDeliverer(
   pool: Pool,
-  { maxInFlight, closed, log }: { maxInFlight: number; closed: readonly string[]; log: Log },
+  {
+    maxInFlight,
+    closed,
+    hurry,
+    log,
+  }: { maxInFlight: number; closed: readonly string[]; hurry?: AbortSignal; log: Log },
 ): Deliverer {
   const courses = new Map<string, Course>();
   const shares = makeShares<Course>(maxInFlight);
-  const recorder = makeRecorder(pool, log);
+  const recorder = makeRecorder(pool, log, hurry);
   const senderFor = makeSenders(closed);
   let asks = 0;
   let scheduled = false;
@@ -207,9 +210,8 @@ export function makeDeliverer(
       if (draining || shares.free() === 0) return;
       webhookIds.forEach((webhookId, i) => begin(webhookId, userIds[i] ?? webhookId));
     },
-    async drain(hurried) {
+    async drain() {
       draining = true;
-      if (hurried) recorder.hurry();
       // What is only in line goes to others.
       for (const course of courses.values()) forget(course);
       schedule();

@@ -12,6 +12,14 @@ const MAX_PAUSE_MS = 10;
  * path. */
 const WAKE_MS = 50;
 
+/** A connection that nobody else uses, and that is not to be replaced by another unnoticed. */
+export interface Session {
+  /** A pool of one connection. */
+  readonly sql: Sql;
+  /** Whether one has ended. */
+  readonly lost: boolean;
+}
+
 interface Hands {
   /** Takes what was fanned out. */
   deliver(batch: Batch): void;
@@ -23,13 +31,14 @@ interface Hands {
  * Drains the pending events, lingers, and sleeps. While it is awake, publishers need not
  * NOTIFY: it holds a lock that says so, for as long as its connection lives.
  *
- * @param sql a pool of one connection that nobody else uses
+ * @throws Error when its connection is lost, and with it the lock
  */
 export async function fanOutUntilIdle(
-  sql: Sql,
+  session: Session,
   { deliver, wake }: Hands,
   signal: AbortSignal,
 ): Promise<void> {
+  const { sql } = session;
   const fanOut = async (): Promise<boolean> => {
     const batch = await answered(fanOutBatch(sql), { hurry: signal });
     if (batch.webhook_ids) deliver(batch);
@@ -48,6 +57,7 @@ export async function fanOutUntilIdle(
         lastWake = now;
       }
       if (signal.aborted || now - lastEvent >= LINGER_MS) break;
+      if (session.lost) throw new Error("the connection was lost");
       if (await fanOut()) lastEvent = performance.now();
       else await sleep(Math.min(Math.max((now - lastEvent) / 10, MIN_PAUSE_MS), MAX_PAUSE_MS));
     }

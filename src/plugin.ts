@@ -4,6 +4,8 @@ import { version } from "./version.ts";
 import { startWorker, type Worker } from "./worker.ts";
 
 const started = new WeakMap<object, Promise<Worker | undefined>>();
+/** What a runner says when somebody tells it to stop. */
+const ASKED = ["gracefulShutdown", "forcefulShutdown", "stop"] as const;
 /** The events of runners that somebody has told to stop. */
 const stopped = new WeakSet<object>();
 
@@ -17,9 +19,7 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
   worker: {
     hooks: {
       init({ events, logger, resolvedPreset }) {
-        for (const asked of ["gracefulShutdown", "forcefulShutdown", "stop"] as const) {
-          events.on(asked, () => stopped.add(events));
-        }
+        for (const asked of ASKED) events.on(asked, () => stopped.add(events));
         events.on("pool:create", ({ workerPool }) => {
           const worker = startWorker(resolvedPreset.worker.connectionString, {
             info: (message) => logger.info(message),
@@ -33,6 +33,10 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
             return undefined;
           });
           started.set(workerPool, worker);
+          // Also one that is draining already, for its database is lost: it has to end now.
+          for (const asked of ASKED) {
+            events.on(asked, () => void worker.then((it) => it?.drain(true)).catch(() => {}));
+          }
         });
       },
     },

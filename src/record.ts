@@ -19,13 +19,19 @@ export interface Recorder {
    * tried again: it is not lost, and nothing is sent twice because of it.
    */
   record(answer: Answer): Promise<void>;
-  /** The process has to end soon: a database that is away is not waited for. */
-  hurry(): void;
 }
 
-/** Makes a recorder. */
-export function makeRecorder(pool: Pool, log: Log): Recorder {
+/**
+ * Makes a recorder.
+ *
+ * @param hurry when it is aborted, the process has to end soon: a database that is away is not
+ *   waited for
+ */
+export function makeRecorder(pool: Pool, log: Log, hurry?: AbortSignal): Recorder {
   let hurriedAt: number | undefined;
+  hurry?.addEventListener("abort", () => {
+    hurriedAt = performance.now();
+  });
   let failingSince: number | undefined;
   const isHopeless = (begun: number) => {
     const now = performance.now();
@@ -71,9 +77,6 @@ export function makeRecorder(pool: Pool, log: Log): Recorder {
         }
         await sleep(pause);
       }
-    },
-    hurry() {
-      hurriedAt ??= performance.now();
     },
   };
 }

@@ -2,7 +2,7 @@ import { closedNetworks, connect, installedVersion, maintain, type Sql, wake } f
 import { processSettings } from "./config.ts";
 import { type Deliverer, makeDeliverer } from "./deliver.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
-import { fanOutUntilIdle } from "./fan_out.ts";
+import { fanOutUntilIdle, type Session } from "./fan_out.ts";
 import type { Log } from "./log.ts";
 import { maintainUntilDone } from "./maintain.ts";
 import { makePool, type Pool } from "./pool.ts";
@@ -52,6 +52,7 @@ async function start(url: string | undefined, log: Log): Promise<Worker> {
     const deliverer = makeDeliverer(pool, {
       maxInFlight: settings.WEBHOOKPUB_MAX_IN_FLIGHT,
       closed: await pool.ask(closedNetworks),
+      hurry: hurry.signal,
       log,
     });
     return makeWorker(pool, {
@@ -59,14 +60,33 @@ async function start(url: string | undefined, log: Log): Promise<Worker> {
       hurry,
       log,
       url,
-      // Its session says that a fan-out is awake. Not one reserved from the pool: a query on
-      // such a one whose connection was terminated may never end.
-      openAwake: () => connect(url, { max: 1 }),
+      openAwake: () => openSession(url),
     });
   } catch (error) {
     await pool.end();
     throw error;
   }
+}
+
+/**
+ * Opens the session that says that a fan-out is awake. Not one reserved from the pool: a query
+ * on such a one whose connection was terminated may never end.
+ */
+function openSession(url: string | undefined): Session {
+  let lost = false;
+  const sql = connect(url, {
+    max: 1,
+    max_lifetime: null,
+    onclose: () => {
+      lost = true;
+    },
+  });
+  return {
+    sql,
+    get lost() {
+      return lost;
+    },
+  };
 }
 
 async function checkVersion(sql: Sql): Promise<void> {
@@ -86,7 +106,7 @@ interface Parts {
   /** Aborted when the process has to end soon. */
   readonly hurry: AbortController;
   readonly url: string | undefined;
-  readonly openAwake: () => Sql;
+  readonly openAwake: () => Session;
   readonly log: Log;
 }
 
@@ -106,23 +126,38 @@ function makeWorker(pool: Pool, { deliverer, hurry, url, openAwake, log }: Parts
       });
   };
 
+  const reopen = () => {
+    void awake.sql.end({ timeout: 0 }).catch(() => {});
+    awake = openAwake();
+  };
+
+  const fanOutAwake = async () => {
+    if (awake.lost) reopen();
+    try {
+      await fanOutUntilIdle(
+        awake,
+        {
+          deliver: ({ webhook_ids, user_ids }) => deliverer.take(webhook_ids ?? [], user_ids ?? []),
+          wake: wakeOthers,
+        },
+        stopping.signal,
+      );
+    } catch (error) {
+      reopen();
+      throw error;
+    }
+  };
+
   const fanOut = async () => {
     // One a process: a second would share its session.
     if (fanningOut || stopping.signal.aborted) return;
-    fanningOut = fanOutUntilIdle(
-      awake,
-      {
-        deliver: ({ webhook_ids, user_ids }) => deliverer.take(webhook_ids ?? [], user_ids ?? []),
-        wake: wakeOthers,
-      },
-      stopping.signal,
-    );
+    fanningOut = fanOutAwake().catch((error: unknown) => {
+      if (stopping.signal.aborted) throw error;
+      log.warn(`fan-out, trying again: ${messageOf(error)}`);
+      return fanOutAwake();
+    });
     try {
       await fanningOut;
-    } catch (error) {
-      void awake.end({ timeout: 0 }).catch(() => {});
-      awake = openAwake();
-      throw error;
     } finally {
       fanningOut = undefined;
     }
@@ -142,12 +177,12 @@ function makeWorker(pool: Pool, { deliverer, hurry, url, openAwake, log }: Parts
       if (hurried) hurry.abort();
       return (drained ??= Promise.all([
         wakeUp.stop(),
-        deliverer.drain(hurried),
+        deliverer.drain(),
         fanningOut?.catch(() => {}),
       ]));
     },
     async end() {
-      await Promise.all([pool.end(), awake.end({ timeout: 1 })]);
+      await Promise.all([pool.end(), awake.sql.end({ timeout: 1 })]);
     },
   };
 }

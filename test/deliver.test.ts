@@ -552,7 +552,7 @@ void t.test("a request that can't even be begun gives its room back", async (t) 
   await deliverer.deliver(id, "user_1");
   await until(() => errors.length === 2, "both to have failed");
   await deliverer.deliver(id, "user_1");
-  await deliverer.drain(false);
+  await deliverer.drain();
   await pool.end();
   t.match(errors, [/^delivery whd_/, /^delivery whd_/]);
 });

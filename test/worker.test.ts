@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import type { Sql } from "../src/client.ts";
 import { emptyDatabase, testDatabase } from "./support/database.ts";
@@ -355,4 +356,55 @@ void t.test("an event that a worker hears of is delivered with no job", async (t
   await publish(sql, {});
   await delivered(sql, 1);
   t.equal((await sql`select from graphile_worker.jobs`).count, 0);
+});
+
+void t.test("a fan-out that loses its connection takes a seat again, under load", async (t) => {
+  const { url, sql } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  await createWebhook(sql, { url: receiver.url() });
+  await startWorkerProcess(t, url, { args: ["--crontab", "/dev/null"] });
+  /** Who tells publishers that a fan-out is awake. */
+  const holders = async () =>
+    (
+      await sql<{ pid: number }[]>`
+        select l.pid
+        from pg_locks as l
+        join pg_stat_activity as a using (pid)
+        where l.locktype = 'advisory' and l.classid = 2003006832 and l.objid = 1
+          and l.mode = 'ShareLock' and l.granted and a.datname = current_database()`
+    ).map(({ pid }) => pid);
+  let over = false;
+  // So that it never falls asleep.
+  const trickle = async () => {
+    while (!over) {
+      await publish(sql);
+      await sleep(50);
+    }
+  };
+  const publishing = trickle();
+  for (const round of [1, 2, 3]) {
+    let before: number[] = [];
+    await until(async () => (before = await holders()).length > 0, `a seat, round ${round}`);
+    await sql`select pg_terminate_backend(pid, 60000) from unnest(${before}::integer[]) as pid`;
+    await until(async () => (await holders()).length > 0, `a seat again, round ${round}`, 30_000);
+  }
+  over = true;
+  await publishing;
+});
+
+void t.test("a worker delivers whatever isolation the database has by default", async (t) => {
+  const { url, sql } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  await sql.unsafe(
+    `alter database ${new URL(url).pathname.slice(1)} set default_transaction_isolation = serializable`,
+  );
+  const workers = [await startWorkerProcess(t, url), await startWorkerProcess(t, url)];
+  for (let i = 0; i < 10; i += 1) await createWebhook(sql, { url: receiver.url() });
+  for (let i = 0; i < 20; i += 1) await publish(sql, { count: 5 });
+  await delivered(sql, 1000);
+  const sessions = await sql<{ isolation: string }[]>`show default_transaction_isolation`;
+  t.strictSame([...sessions], [{ default_transaction_isolation: "read committed" }]);
+  // graphile-worker's own connections are its own business.
+  const ours = /(leasing|recording|fan-out|tick|waking).*could not serialize/;
+  for (const worker of workers) t.notMatch(worker.output(), ours);
 });

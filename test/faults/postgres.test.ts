@@ -115,6 +115,29 @@ for (const [what, isDown] of [
   });
 }
 
+void t.test("SIGTERM to a worker that holds answers, for PostgreSQL is down", async (t) => {
+  const database = await stoppableDatabase(t);
+  const world = await makeWorld(t, database);
+  await world.webhook("one", { requestTimeout: "20 s" });
+  await world.receivers.behave({ one: "hold" });
+  const worker = await startWorkerProcess(t, world.url);
+  await world.publish(20);
+  await world.receivers.saw(20, isOpen, "20 requests in flight");
+  await database.cluster.stop("fast");
+  await world.receivers.behave({ one: { answers: [200] } });
+  await world.receivers.saw(20, isAccepted, "20 answers");
+  await until(() => worker.output().includes("recording"), "answers that can't be recorded");
+  worker.kill("SIGTERM");
+  t.ok(await worker.ended(), "it does not wait for the database");
+  // Its pool ends by itself only if it was completing a job in that instant.
+  t.comment(worker.output().includes("Failed to") ? "it was ending already" : "it was not");
+  await database.cluster.start();
+  await startWorkerProcess(t, world.url);
+  const started = performance.now();
+  await world.settled();
+  await conserved(t, world, { allowed: 20, seconds: secondsSince(started) });
+});
+
 void t.test("the connections that listen are terminated", async (t) => {
   const world = await makeWorld(t, await stoppableDatabase(t));
   await world.webhook("one");
