@@ -173,6 +173,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   default_retry_schedule: [NOBODY, "webhookpub.default_retry_schedule()"],
   next_attempt_at: [NOBODY, "webhookpub.next_attempt_at('{1 min}', 1)"],
   sweep_webhooks: [NOBODY, `webhookpub.sweep_webhooks(true, ${now})`],
+  wake_suspects: [NOBODY, `webhookpub.wake_suspects(${now})`],
   wake_deliveries: [NOBODY, `webhookpub.wake_deliveries(${now})`],
   cancel_deleted: [NOBODY, "webhookpub.cancel_deleted()"],
   create_partitions: [NOBODY, "webhookpub.create_partitions('webhookpub.envelopes')"],

@@ -159,6 +159,22 @@ void t.test("those that can't be tried hold up no other", async (t) => {
   ]);
 });
 
+void t.test("no answer waits for an application that has added a job", async (t) => {
+  const { sql, session } = await suspects(t, { webhooks: 1, count: 2 });
+  const [{ id }] = await sql<[{ id: string }]>`select id from webhookpub.webhooks`;
+  const application = session();
+  await application`begin`;
+  await application`select webhookpub.add_deliver_jobs(${[id]})`;
+  const leases = await leaseDue(sql);
+  t.equal(leases.length, 1);
+  await deliver(sql, leases);
+  t.match(await states(sql), [
+    { status: "delivered", n: 1 },
+    { status: "pending", n: 1 },
+  ]);
+  await application`rollback`;
+});
+
 void t.test("a worker delivers them all", async (t) => {
   const receiver = await startReceiver(t);
   const { sql, url } = await suspects(t, { webhooks: 50, count: 500, url: receiver.url() });

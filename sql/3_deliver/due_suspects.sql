@@ -5,7 +5,7 @@
 -- alone is the culprit (webhookpub.park_lost).
 --
 -- Called by  webhookpub.lease_deliveries, which lets nobody choose beside it;
---            webhookpub.wake_deliveries, webhookpub.record_attempts: for all webhooks (null).
+--            webhookpub.wake_deliveries, webhookpub.wake_suspects: for all webhooks (null).
 -- Returns    their ids, and which webhooks they are of, or null; and how many may be under way
 --            at once while these are.
 

@@ -216,9 +216,7 @@ begin
   end if;
   if v_tried then
     -- A suspect less is under way: the next may be tried.
-    perform webhookpub.add_deliver_jobs(s.webhook_ids)
-    from webhookpub.due_suspects(null, v_now) as s
-    where s.webhook_ids is not null;
+    perform webhookpub.wake_suspects(v_now);
   end if;
   if cardinality(v_found) = cardinality(p_delivery_ids) then
     return '{}';

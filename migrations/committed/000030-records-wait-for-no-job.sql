@@ -1,0 +1,349 @@
+--! Previous: sha1:44a7171a7da1ca0a8acd4bbaa7d03ab82d0c0f66
+--! Hash: sha1:b3d8e2ea7eb33659b2d1877e1528e68d21950a57
+--! Message: records wait for no job
+
+-- A record of a suspect does not wait for an application that has added a job.
+
+--! Included 5_retry/wake_suspects.sql
+-- Wakes the webhooks whose suspects may be tried now.
+--
+-- Called by  webhookpub.record_attempts, when a suspect has been tried.
+-- Locks      the webhooks' job rows (webhookpub.add_deliver_jobs). An application may have added
+--            one in a transaction that it leaves open: it is not waited for, the tick will.
+
+create or replace function webhookpub.wake_suspects (
+  p_now timestamptz
+)
+  returns void
+  language plpgsql
+  volatile
+  set lock_timeout = '50ms'
+as $$
+begin
+  perform webhookpub.add_deliver_jobs(s.webhook_ids)
+  from webhookpub.due_suspects(null, p_now) as s
+  where s.webhook_ids is not null;
+exception when lock_not_available then
+  null;
+end;
+$$;
+
+comment on function webhookpub.wake_suspects (timestamptz) is
+  'Adds jobs for the webhooks whose deliveries may be tried now though two workers were lost with them.';
+--! EndIncluded 5_retry/wake_suspects.sql
+revoke execute on function webhookpub.wake_suspects (timestamptz) from public;
+--! Included 3_deliver/due_suspects.sql
+-- Picks the suspects that may be tried now. Two workers in a row were lost with each of them
+-- under way: one may be what kills workers, the others only have been there. So they are tried
+-- a tenth at a time, and those that another worker is lost with, a tenth of that at a time, in
+-- the whole database. Innocents are soon through; what a worker is lost with that was tried
+-- alone is the culprit (webhookpub.park_lost).
+--
+-- Called by  webhookpub.lease_deliveries, which lets nobody choose beside it;
+--            webhookpub.wake_deliveries, webhookpub.wake_suspects: for all webhooks (null).
+-- Returns    their ids, and which webhooks they are of, or null; and how many may be under way
+--            at once while these are.
+
+create or replace function webhookpub.due_suspects (
+  p_webhook_ids text[],
+  p_now timestamptz,
+  out ids text[],
+  out webhook_ids text[],
+  out trial_size integer
+)
+  language plpgsql
+  volatile
+  set plan_cache_mode = force_generic_plan
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+as $$
+declare
+  v_size integer;
+  v_under_way integer;
+begin
+  -- By an index that is empty but for bad days.
+  select (count(*) + 9) / 10 into v_size
+  from webhookpub.deliveries as d
+  where d.status = 'pending' and d.leased and d.lost_in_a_row > 0 and d.next_attempt_at <= p_now;
+  if v_size = 0 then
+    return;
+  end if;
+  -- As long as some of a trial are under way, its size holds.
+  select count(*), coalesce(min(d.trial_size), v_size) into v_under_way, v_size
+  from webhookpub.deliveries as d
+  where d.status = 'pending' and d.leased and d.lost_in_a_row > 1 and d.next_attempt_at > p_now;
+  select array_agg(c.id), array_agg(distinct c.webhook_id), min(c.size)
+  into ids, webhook_ids, trial_size
+  from (
+    select
+      s.id, s.webhook_id, s.most,
+      row_number() over () as n,
+      least(v_size, first_value(s.most) over ()) as size
+    from (
+      select d.id, d.webhook_id, coalesce((d.trial_size + 9) / 10, v_size) as most
+      from webhookpub.deliveries as d
+      where d.status = 'pending' and d.leased and d.lost_in_a_row > 0
+        and d.next_attempt_at <= p_now
+        and d.trial_size is distinct from 1
+        and (p_webhook_ids is null or d.webhook_id = any (p_webhook_ids))
+      order by most desc, d.next_attempt_at
+    ) as s
+    where exists (
+      select
+      from webhookpub.webhooks as w
+      where w.id = s.webhook_id and w.enabled
+        and webhookpub.requests_allowed(w, p_now) > (
+          select count(*)
+          from webhookpub.deliveries as b
+          where b.webhook_id = w.id and b.status = 'pending' and b.leased
+            and b.next_attempt_at > p_now
+        )
+    )
+    limit greatest(v_size - v_under_way, 0)
+  ) as c
+  where c.n <= c.size - v_under_way and c.most >= c.size;
+end;
+$$;
+
+comment on function webhookpub.due_suspects (text[], timestamptz) is
+  'The deliveries of these webhooks (null: of all) that may be tried now though two workers were lost with them, and how many such may be under way at once.';
+--! EndIncluded 3_deliver/due_suspects.sql
+--! Included 4_record/record_attempts.sql
+-- Records what came back, and decides what becomes of each delivery.
+--
+-- Called by  the deliverer of a worker, for many requests at once; safe to repeat.
+-- Locks      the deliveries; webhooks only when their health changes. What somebody else
+--            holds is skipped, never waited for: one application that leaves a transaction
+--            open must not keep the answers of all others from being recorded.
+-- Returns    the deliveries whose answers have to be told again, for somebody holds them.
+--
+-- Every answer is kept as an attempt. An answer counts if it is to the latest attempt of
+-- a pending delivery; a late 2xx counts as long as the delivery is pending. Anything else
+-- changes nothing, so that state never goes back.
+--
+-- A few answers go by a plan that is kept, for planning takes longer than the rest. It may have
+-- been made when tables were small: so it looks up row by row, and never joins a whole table.
+-- Many are worth a plan for their number.
+--
+-- A webhook's health is approximate: what answers say of it (last_delivered_at, failing_since,
+-- failures, its circuit) is lost while somebody else holds the webhook, be it another record.
+-- Later answers say it again: a circuit may open or close some attempts late. None is disabled
+-- because of that (webhookpub.disable_failing), and a 410 is recorded with its webhook or later.
+--
+-- A webhook's circuit opens when too many of its attempts in a row got no HTTP answer
+-- (webhookpub.circuit_pause), and closes with the first one, whatever its status.
+
+create or replace function webhookpub.record_attempts (
+  p_delivery_ids text[],
+  p_attempts integer[],
+  p_started_at timestamptz[],
+  p_durations_ms integer[],
+  p_outcomes text[],
+  p_status_codes integer[],
+  p_errors text[],
+  p_response_bodies text[],
+  p_retry_afters text[]
+)
+  returns text[]
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_custom_plan
+  set enable_hashjoin = on
+  set enable_mergejoin = on
+  set enable_seqscan = off
+  set jit = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  -- Not joined: the planner takes the one row of settings for hundreds, and would read every
+  -- webhook.
+  v_min_failures constant integer := (
+    select s.auto_disable_min_failures from webhookpub.settings as s
+  );
+  v_held text[] := '{}';
+  v_found text[];
+  v_gone text[];
+  v_failed text[];
+  v_tried boolean;
+begin
+  if cardinality(p_delivery_ids) <= 20 then
+    perform set_config('plan_cache_mode', 'force_generic_plan', true);
+    perform set_config('enable_hashjoin', 'off', true);
+    perform set_config('enable_mergejoin', 'off', true);
+  end if;
+  -- The webhook of a 410 is to be disabled, or else its answer waits, too.
+  if 410 = any (p_status_codes) then
+    with gone as materialized (
+      select d.id, d.webhook_id
+      from unnest(p_delivery_ids, p_status_codes) as r (delivery_id, status_code)
+      join webhookpub.deliveries as d on d.id = r.delivery_id
+      join webhookpub.webhooks as w on w.id = d.webhook_id
+      where r.status_code = 410 and d.status = 'pending' and w.enabled
+    ),
+    locked as materialized (
+      select w.id
+      from webhookpub.webhooks as w
+      where w.id in (select g.webhook_id from gone as g)
+      for no key update of w skip locked
+    )
+    select coalesce(array_agg(g.id) filter (where l.id is null), '{}') into v_held
+    from gone as g
+    left join locked as l on l.id = g.webhook_id;
+  end if;
+
+  with answer as materialized (
+    select
+      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
+      r.response_body, r.retry_after,
+      case when (r.status_code between 200 and 299) is not true
+        then coalesce(r.error, 'HTTP ' || r.status_code)
+      end as error,
+      coalesce(r.status_code between 200 and 299, false) as succeeded,
+      coalesce(r.status_code = 410, false) as gone
+    from unnest(
+      p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,
+      p_status_codes, p_errors, p_response_bodies, p_retry_afters
+    ) as r (
+      delivery_id, attempt, started_at, duration_ms, outcome,
+      status_code, error, response_body, retry_after
+    )
+  ),
+  target as materialized (
+    select d.id, d.webhook_id, d.status, d.leased, d.attempts, d.lost, d.max_attempts,
+      d.lost_in_a_row > 1 as tried
+    from webhookpub.deliveries as d
+    where d.id = any (p_delivery_ids) and d.id <> all (v_held)
+    for update skip locked
+  ),
+  kept as (
+    insert into webhookpub.attempts
+      (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error,
+       response_body, webhook_id)
+    select
+      a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code,
+      a.error, a.response_body, t.webhook_id
+    from answer as a
+    join target as t on t.id = a.delivery_id
+    on conflict do nothing
+  ),
+  decided as materialized (
+    select distinct on (t.id)
+      t.id, t.webhook_id, t.tried, a.succeeded, a.gone, a.outcome, a.status_code, a.error,
+      case
+        when a.succeeded then 'delivered'
+        when a.gone or t.attempts - t.lost >= t.max_attempts then 'failed'
+        else 'pending'
+      end as status,
+      case when not a.succeeded then webhookpub.next_attempt_at(
+        w.retry_schedule,
+        t.attempts - t.lost,
+        case when a.status_code in (429, 503) then webhookpub.retry_after(a.retry_after, v_now) end,
+        v_now
+      ) end as next_attempt_at
+    from answer as a
+    join target as t on t.id = a.delivery_id
+    join webhookpub.webhooks as w on w.id = t.webhook_id
+    where t.status = 'pending' and ((t.leased and a.attempt = t.attempts) or a.succeeded)
+    order by t.id, a.succeeded desc
+  ),
+  updated as (
+    update webhookpub.deliveries as d
+    set
+      status = c.status,
+      leased = false,
+      next_attempt_at = case when c.status = 'pending' then c.next_attempt_at end,
+      delivered_at = case when c.status = 'delivered' then v_now end,
+      last_status_code = c.status_code,
+      last_error = c.error
+    from decided as c
+    -- Whichever is read first: only these, by their index.
+    where d.id = c.id and d.id = any (p_delivery_ids)
+  ),
+  health as (
+    select
+      c.webhook_id,
+      bool_or(c.succeeded) as succeeded,
+      count(*) as attempts,
+      bool_or(c.outcome = 'responded') as answered
+    from decided as c
+    group by c.webhook_id
+  ),
+  changed as materialized (
+    select
+      w.id, h.succeeded, h.attempts, h.answered,
+      -- While a circuit is open, only a probe counts, and what is as late as one.
+      case
+        when h.answered then 0
+        when w.circuit_opened_at is null then w.unanswered + h.attempts
+        when w.circuit_retry_at <= v_now then w.unanswered + 1
+        else w.unanswered
+      end::integer as unanswered
+    from health as h
+    join webhookpub.webhooks as w on w.id = h.webhook_id
+    where case
+      when h.succeeded then
+        w.failing_since is not null
+        or w.last_delivered_at is null
+        or w.last_delivered_at < v_now - interval '10 seconds'
+      else w.failing_since is null or w.failures < v_min_failures
+    end
+    or case
+      when h.answered then w.unanswered > 0
+      else w.circuit_opened_at is null or w.circuit_retry_at <= v_now
+    end
+    for no key update of w skip locked
+  ),
+  rated as (
+    update webhookpub.webhooks as w
+    set
+      last_delivered_at = case when c.succeeded then v_now else w.last_delivered_at end,
+      failing_since = case when not c.succeeded then coalesce(w.failing_since, v_now) end,
+      failures = case when c.succeeded then 0 else w.failures + c.attempts end,
+      unanswered = c.unanswered,
+      circuit_opened_at =
+        case when c.pause is not null then coalesce(w.circuit_opened_at, v_now) end,
+      circuit_retry_at = case
+        when c.unanswered = w.unanswered then w.circuit_retry_at
+        else v_now + c.pause
+      end
+    from (select c.*, webhookpub.circuit_pause(c.unanswered) as pause from changed as c) as c
+    where w.id = c.id
+  )
+  select
+    (select array_agg(t.id) from target as t),
+    array_agg(distinct c.webhook_id) filter (where c.gone),
+    array_agg(c.id) filter (where c.status = 'failed'),
+    bool_or(c.tried)
+  into v_found, v_gone, v_failed, v_tried
+  from decided as c;
+
+  if v_gone is not null then
+    perform webhookpub.disable_webhooks(v_gone, 'gone');
+  end if;
+  if v_failed is not null then
+    perform webhookpub.publish_delivery_failed(v_failed);
+  end if;
+  if v_tried then
+    -- A suspect less is under way: the next may be tried.
+    perform webhookpub.wake_suspects(v_now);
+  end if;
+  if cardinality(v_found) = cardinality(p_delivery_ids) then
+    return '{}';
+  end if;
+  return array(
+    select d.id
+    from webhookpub.deliveries as d
+    where d.id = any (p_delivery_ids) and d.id <> all (coalesce(v_found, '{}'))
+  );
+end;
+$$;
+
+comment on function webhookpub.record_attempts
+  (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[]) is
+  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt; returns those that somebody holds, for later.';
+--! EndIncluded 4_record/record_attempts.sql
