@@ -26,7 +26,8 @@ interface Other {
  */
 export const isolation: Bench = async ({ rounds, small, say }) => {
   const seconds = small ? 5 : 30;
-  const due = small ? 2000 : 100_000;
+  const due = small ? 250 : 100_000;
+  const silentWebhooks = small ? 50 : 500;
   const named = canHaveNameServer();
   const system = await startSystem();
   const receiver = await startScript("receiver.ts");
@@ -91,10 +92,10 @@ export const isolation: Bench = async ({ rounds, small, say }) => {
     };
 
     const others: Other[] = [
-      { what: "receivers that hang", url: urlOf("127.0.0.1", silent), webhooks: 500 },
+      { what: "receivers that hang", url: urlOf("127.0.0.1", silent), webhooks: silentWebhooks },
       { what: "many that answer", url: urlOf("127.0.0.1", busy), webhooks: due / 10 },
       ...(named
-        ? [{ what: "a silent DNS", url: "http://black-hole-%s.example/", webhooks: 500 }]
+        ? [{ what: "a silent DNS", url: "http://black-hole-%s.example/", webhooks: silentWebhooks }]
         : []),
     ];
     if (!named) say("  no mount namespace, or no port 53, can be had here: nothing about the DNS");
