@@ -60,7 +60,9 @@ begin
       from (
         select d.id, d.event_created_at
         from webhookpub.deliveries as d
-        where d.id = any (p_suspects) and d.webhook_id = w.id
+        where d.id = any (p_suspects)
+          -- By the primary key, never through all that the webhook has ever had.
+          and d.webhook_id || '' = w.id
         limit greatest(w.room, 0)
         for update skip locked
       ) as s
