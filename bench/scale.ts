@@ -51,7 +51,7 @@ export const scale: Bench = async ({ rounds, small, say }) => {
       fanOuts.push([much.fannedOut, none.fannedOut]);
       leases.push([much.leased, none.leased]);
       for (let i = 0; i < 20; i += 1) {
-        ticks.push(await timeOf(() => full`select webhookpub.wake('11 seconds')`));
+        ticks.push(await timeOf(() => full`select webhookpub.wake('31 seconds')`));
         sweeps.push(await timeOf(() => full`select webhookpub.wake(null)`));
         looks.push(await timeOf(() => full`select webhookpub.fan_out()`));
       }

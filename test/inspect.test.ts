@@ -5,7 +5,7 @@ import { writeHistory } from "./support/history.ts";
 import { createLogin } from "./support/login.ts";
 import { explained } from "./support/plans.ts";
 import { usualQuestions } from "./support/questions.ts";
-import { createWebhook, publish } from "./support/scene.ts";
+import { createWebhook, fanOutAll, publish } from "./support/scene.ts";
 import type { AnySql } from "./support/named.ts";
 
 /** Leases what is due for some webhooks, and answers with this status; null: not at all. */
@@ -255,7 +255,7 @@ void t.test("counts of what waits stop at 10,000", async (t) => {
   await createWebhook(sql);
   await publish(sql, { count: 10_050 });
   t.match(await metrics(database), { events_pending: 10_000 });
-  await sql`select webhookpub.fan_out(20000)`;
+  await fanOutAll(sql);
   t.match(await metrics(database), { deliveries_due: 10_000 });
   await sql`analyze webhookpub.deliveries`;
   t.match(

@@ -3,7 +3,7 @@ import { answerTo } from "../src/answer.ts";
 import { type Lease, leaseDeliveries, recordAttempts, type Sql } from "../src/client.ts";
 import { testDatabase } from "./support/database.ts";
 import { startReceiver } from "./support/receiver.ts";
-import { createWebhook, publish } from "./support/scene.ts";
+import { createWebhook, fanOutAll, publish } from "./support/scene.ts";
 import { until } from "./support/until.ts";
 import { startWorkerProcess } from "./support/worker_process.ts";
 
@@ -22,7 +22,7 @@ async function suspects(
     });
     await publish(sql, { userId: `user_${i}`, count: count / webhooks });
   }
-  await sql`select webhookpub.fan_out(10000)`;
+  await fanOutAll(sql);
   for (const _loss of [1, 2]) {
     const leases = await leaseDue(sql);
     t.equal(leases.length, count);

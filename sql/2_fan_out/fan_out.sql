@@ -30,4 +30,4 @@ end;
 $$;
 
 comment on function webhookpub.fan_out (integer) is
-  'Turns up to p_limit pending events into deliveries; returns how many of each. Safe to run any number of times at once.';
+  'Turns up to p_limit pending events into deliveries, of which it makes no more than a few thousand at once; returns how many of each. Safe to run any number of times at once.';

@@ -133,7 +133,10 @@ begin
       ) end as next_attempt_at
     from answer as a
     join target as t on t.id = a.delivery_id
-    join webhookpub.webhooks as w on w.id = t.webhook_id
+    -- By one look into the index; "offset 0" keeps the planner from joining.
+    cross join lateral (
+      select w.retry_schedule from webhookpub.webhooks as w where w.id = t.webhook_id offset 0
+    ) as w
     where t.status = 'pending' and ((t.leased and a.attempt = t.attempts) or a.succeeded)
     order by t.id, a.succeeded desc
   ),
@@ -170,19 +173,26 @@ begin
         else w.unanswered
       end::integer as unanswered
     from health as h
-    join webhookpub.webhooks as w on w.id = h.webhook_id
-    where case
-      when h.succeeded then
-        w.failing_since is not null
-        or w.last_delivered_at is null
-        or w.last_delivered_at < v_now - interval '10 seconds'
-      else w.failing_since is null or w.failures < v_min_failures
-    end
-    or case
-      when h.answered then w.unanswered > 0
-      else w.circuit_opened_at is null or w.circuit_retry_at <= v_now
-    end
-    for no key update of w skip locked
+    cross join lateral (
+      select w.id, w.unanswered, w.circuit_opened_at, w.circuit_retry_at
+      from webhookpub.webhooks as w
+      where w.id = h.webhook_id
+        and (
+          case
+            when h.succeeded then
+              w.failing_since is not null
+              or w.last_delivered_at is null
+              or w.last_delivered_at < v_now - interval '10 seconds'
+            else w.failing_since is null or w.failures < v_min_failures
+          end
+          or case
+            when h.answered then w.unanswered > 0
+            else w.circuit_opened_at is null or w.circuit_retry_at <= v_now
+          end
+        )
+      for no key update skip locked
+      offset 0
+    ) as w
   ),
   rated as (
     update webhookpub.webhooks as w
@@ -198,7 +208,7 @@ begin
         else v_now + c.pause
       end
     from (select c.*, webhookpub.circuit_pause(c.unanswered) as pause from changed as c) as c
-    where w.id = c.id
+    where w.id = c.id and w.id = any (array(select c.id from changed as c))
   )
   select
     (select array_agg(t.id) from target as t),

@@ -57,3 +57,8 @@ export async function publish(
     from generate_series(1, ${count})`;
   return rows.map((row) => row.id);
 }
+
+/** Fans out until nothing is pending: a batch is bounded by what it may become. */
+export async function fanOutAll(sql: AnySql): Promise<void> {
+  while ((await sql`select from webhookpub.fan_out() where event_count > 0`).count > 0);
+}
