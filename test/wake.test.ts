@@ -6,7 +6,6 @@ import type { Sql } from "../src/client.ts";
 import { testDatabase } from "./support/database.ts";
 import { startReceiver } from "./support/receiver.ts";
 import { createWebhook, fanOutAll, publish } from "./support/scene.ts";
-import { until } from "./support/until.ts";
 import { startWorkerProcess } from "./support/worker_process.ts";
 
 void t.test("a tick does not read what has been due for long", async (t) => {
