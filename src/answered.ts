@@ -6,13 +6,21 @@ const HURRIED_MS = 3000;
  * terminated in the wrong instant is never answered by the client.
  *
  * @param hurry when it is aborted, the process has to end soon
- * @throws Error when it has waited for too long
+ * @param lost when it is aborted, the connection is lost, and no answer will come
+ * @throws Error when it has waited for too long, or the connection is lost
  */
 export async function answered<T>(
   query: Promise<T>,
-  { limitMs = 30_000, hurry }: { limitMs?: number; hurry?: AbortSignal | undefined } = {},
+  {
+    limitMs = 30_000,
+    hurry,
+    lost,
+  }: { limitMs?: number; hurry?: AbortSignal | undefined; lost?: AbortSignal } = {},
 ): Promise<T> {
   const late = Promise.withResolvers<never>();
+  const lose = () => late.reject(new Error("the connection was lost"));
+  if (lost?.aborted) lose();
+  lost?.addEventListener("abort", lose);
   let timer: NodeJS.Timeout | undefined;
   const allow = (ms: number) => {
     clearTimeout(timer);
@@ -27,5 +35,6 @@ export async function answered<T>(
   } finally {
     clearTimeout(timer);
     hurry?.removeEventListener("abort", cutShort);
+    lost?.removeEventListener("abort", lose);
   }
 }

@@ -16,8 +16,8 @@ const WAKE_MS = 50;
 export interface Session {
   /** A pool of one connection. */
   readonly sql: Sql;
-  /** Whether one has ended. */
-  readonly lost: boolean;
+  /** Aborted when it has ended. */
+  readonly lost: AbortSignal;
 }
 
 interface Hands {
@@ -31,39 +31,37 @@ interface Hands {
  * Drains the pending events, lingers, and sleeps. While it is awake, publishers need not
  * NOTIFY: it holds a lock that says so, for as long as its connection lives.
  *
- * @throws Error when its connection is lost, and with it the lock
+ * @throws Error when its connection is lost; whatever it throws, its session has to be closed,
+ *   and with it the lock goes
  */
 export async function fanOutUntilIdle(
   session: Session,
   { deliver, wake }: Hands,
   signal: AbortSignal,
 ): Promise<void> {
-  const { sql } = session;
+  const { sql, lost } = session;
+  const ask = <T>(query: Promise<T>) => answered(query, { hurry: signal, lost });
   const fanOut = async (): Promise<boolean> => {
-    const batch = await answered(fanOutBatch(sql), { hurry: signal });
+    const batch = await ask(fanOutBatch(sql));
     if (batch.webhook_ids) deliver(batch);
     return batch.event_count > 0;
   };
   // Somebody waits for this: the first batch is asked for together with the seat.
-  const [entered] = await Promise.all([answered(enterFanOut(sql), { hurry: signal }), fanOut()]);
+  const [entered] = await Promise.all([ask(enterFanOut(sql)), fanOut()]);
   if (!entered) return;
-  try {
-    let lastEvent = performance.now();
-    let lastWake = lastEvent;
-    for (;;) {
-      const now = performance.now();
-      if (now - lastWake >= WAKE_MS) {
-        wake();
-        lastWake = now;
-      }
-      if (signal.aborted || now - lastEvent >= LINGER_MS) break;
-      if (session.lost) throw new Error("the connection was lost");
-      if (await fanOut()) lastEvent = performance.now();
-      else await sleep(Math.min(Math.max((now - lastEvent) / 10, MIN_PAUSE_MS), MAX_PAUSE_MS));
+  let lastEvent = performance.now();
+  let lastWake = lastEvent;
+  for (;;) {
+    const now = performance.now();
+    if (now - lastWake >= WAKE_MS) {
+      wake();
+      lastWake = now;
     }
-  } finally {
-    await answered(leaveFanOut(sql), { hurry: signal });
+    if (signal.aborted || now - lastEvent >= LINGER_MS) break;
+    if (await fanOut()) lastEvent = performance.now();
+    else await sleep(Math.min(Math.max((now - lastEvent) / 10, MIN_PAUSE_MS), MAX_PAUSE_MS));
   }
+  await ask(leaveFanOut(sql));
   // Whoever published between the last look and leaving saw it awake.
   await fanOut();
 }

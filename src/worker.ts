@@ -73,20 +73,9 @@ async function start(url: string | undefined, log: Log): Promise<Worker> {
  * on such a one whose connection was terminated may never end.
  */
 function openSession(url: string | undefined): Session {
-  let lost = false;
-  const sql = connect(url, {
-    max: 1,
-    max_lifetime: null,
-    onclose: () => {
-      lost = true;
-    },
-  });
-  return {
-    sql,
-    get lost() {
-      return lost;
-    },
-  };
+  const lost = new AbortController();
+  const sql = connect(url, { max: 1, max_lifetime: null, onclose: () => lost.abort() });
+  return { sql, lost: lost.signal };
 }
 
 async function checkVersion(sql: Sql): Promise<void> {
@@ -132,7 +121,7 @@ function makeWorker(pool: Pool, { deliverer, hurry, url, openAwake, log }: Parts
   };
 
   const fanOutAwake = async () => {
-    if (awake.lost) reopen();
+    if (awake.lost.aborted) reopen();
     try {
       await fanOutUntilIdle(
         awake,
