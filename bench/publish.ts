@@ -2,7 +2,7 @@ import { type Bench, resultOf } from "./support/bench.ts";
 import { DATA, PUBLISH } from "./support/load.ts";
 import { pgbench } from "./support/pgbench.ts";
 import { startSystem } from "./support/system.ts";
-import type { Sql } from "../src/client.ts";
+import type { Sql } from "../src/database/calls.ts";
 
 const ENVELOPE = `{"event": "email.received", "id": "evt_${"0".repeat(32)}", "created_at": "2026-01-01T00:00:00.000000Z", "data": ${DATA}}`;
 

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { maintain, type Sql } from "../src/client.ts";
+import { maintain, type Sql } from "../src/database/calls.ts";
 import { maintainUntilDone } from "../src/maintain.ts";
 import { type Bench, quantile, resultOf, resultWithin } from "./support/bench.ts";
 import { DATA, PUBLISH, timeOf } from "./support/load.ts";

@@ -1,5 +1,5 @@
-import { answerTo } from "../src/answer.ts";
-import { type Lease, leaseDeliveries, recordAttempts, type Sql } from "../src/client.ts";
+import { answerTo } from "../src/deliver/answer.ts";
+import { type Lease, leaseDeliveries, recordAttempts, type Sql } from "../src/database/calls.ts";
 import { type Bench, median, type Options, type Result, resultOf } from "./support/bench.ts";
 import {
   clear,

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { answered } from "./answered.ts";
-import { type Batch, enterFanOut, fanOutBatch, leaveFanOut, type Sql } from "./client.ts";
+import { answered } from "./database/answered.ts";
+import { type Batch, enterFanOut, fanOutBatch, leaveFanOut, type Sql } from "./database/calls.ts";
 
 /** How long it stays awake after its last event: long enough that a steady trickle of
  * events needs no NOTIFY. */

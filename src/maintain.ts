@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Upkeep } from "./client.ts";
+import type { Upkeep } from "./database/calls.ts";
 import type { Log } from "./log.ts";
 
 /** A job of the crontab is followed by the next after a minute. */

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { run } from "graphile-worker";
 import preset from "../graphile.config.ts";
 import { root } from "./config.ts";
-import { type Cluster, startPostgres } from "./embedded_postgres.ts";
+import { type Cluster, startPostgres } from "./database/embedded_postgres.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
 import { migrate } from "./migrate.ts";
 

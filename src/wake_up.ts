@@ -1,5 +1,5 @@
-import { answered } from "./answered.ts";
-import { connect, listen, wake } from "./client.ts";
+import { answered } from "./database/answered.ts";
+import { connect, listen, wake } from "./database/calls.ts";
 import { messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
 

@@ -1,11 +1,18 @@
-import { closedNetworks, connect, installedVersion, maintain, type Sql, wake } from "./client.ts";
+import {
+  closedNetworks,
+  connect,
+  installedVersion,
+  maintain,
+  type Sql,
+  wake,
+} from "./database/calls.ts";
 import { processSettings } from "./config.ts";
-import { type Deliverer, makeDeliverer } from "./deliver.ts";
+import { type Deliverer, makeDeliverer } from "./deliver/deliverer.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
 import { fanOutUntilIdle, type Session } from "./fan_out.ts";
 import type { Log } from "./log.ts";
 import { maintainUntilDone } from "./maintain.ts";
-import { makePool, type Pool } from "./pool.ts";
+import { makePool, type Pool } from "./database/pool.ts";
 import { version } from "./version.ts";
 import { makeWakeUp } from "./wake_up.ts";
 

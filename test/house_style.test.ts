@@ -382,7 +382,7 @@ void t.test("PUBLIC may execute none of the functions", (t) => {
 });
 
 void t.test("each function, table and view stands in the test of the roles", async (t) => {
-  const text = await readFile(join(root, "test", "roles.test.ts"), "utf8");
+  const text = await readFile(join(root, "test/roles/roles.test.ts"), "utf8");
   const listed = new Set(
     [...text.matchAll(/^ {2}(\w+): (?:\[|"|NOBODY)/gm)].map((match) => match[1]),
   );
@@ -391,7 +391,7 @@ void t.test("each function, table and view stands in the test of the roles", asy
     [...functions, ...relations.filter((one) => !one.name.endsWith("_default"))]
       .map(({ name }) => name)
       .filter((name) => !listed.has(name)),
-    "decide in sql/0_roles/ who may use it, and list it in test/roles.test.ts",
+    "decide in sql/9_roles/ who may use it, and list it in test/roles/roles.test.ts",
   );
 });
 

@@ -1,4 +1,4 @@
-import type { Sql } from "../../src/client.ts";
+import type { Sql } from "../../src/database/calls.ts";
 
 export const DATA = JSON.stringify({
   from: "somebody@example.com",

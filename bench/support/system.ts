@@ -2,9 +2,9 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { connect, type Sql } from "../../src/client.ts";
+import { connect, type Sql } from "../../src/database/calls.ts";
 import { root } from "../../src/config.ts";
-import { startTemporaryPostgres } from "../../src/embedded_postgres.ts";
+import { startTemporaryPostgres } from "../../src/database/embedded_postgres.ts";
 import { migrate } from "../../src/migrate.ts";
 
 /** A migrated database on a PostgreSQL of its own, and what is needed around it. */

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import postgres from "postgres";
-import { startTemporaryPostgres } from "../../src/embedded_postgres.ts";
+import { startTemporaryPostgres } from "../../src/database/embedded_postgres.ts";
 import { messageOf } from "../../src/errors.ts";
 import { migrate } from "../../src/migrate.ts";
 import { type Delivery, type Facts, findProblems } from "./checks.ts";

@@ -1,47 +1,10 @@
---! Previous: sha1:e7b1b8f400dffe9437de142893f075b88893a125
---! Hash: sha1:25aca7d557571fb6771bc828ef6f125988047f34
+--! Previous: sha1:08ef170670b14d5a910bbbb89ffbd3c6319a419a
+--! Hash: sha1:bc04e8d373336d0862b945b25e663ecca6f9b4d0
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
 
 set local check_function_bodies = off;
-
---! Included 7_inspect/version.sql
--- The version of this schema: that of the package that installed it.
---
--- Called by  webhookpub.lease_deliveries (user-agent); workers, when they start.
-
-create or replace function webhookpub.version ()
-  returns text
-  language sql
-  immutable
-  parallel safe
-return '0.1.0';
-
-comment on function webhookpub.version () is 'The version of webhookpub in this database.';
---! EndIncluded 7_inspect/version.sql
---! Included 0_webhooks/new_secret.sql
--- Makes a signing secret in the form of the Standard Webhooks specification.
---
--- Called by  webhookpub.create_webhook, webhookpub.rotate_secret.
---
--- As in random_hex.sql, the body holds pgcrypto's function itself.
-
-select set_config('search_path', (
-  select format('pg_catalog, %s', e.extnamespace::regnamespace)
-  from pg_catalog.pg_extension as e
-  where e.extname = 'pgcrypto'
-), true);
-
-create or replace function webhookpub.new_secret ()
-  returns text
-  language sql
-  volatile
-return 'whsec_' || encode(gen_random_bytes(32), 'base64');
-
-comment on function webhookpub.new_secret () is
-  'whsec_ and the base64 of 32 random bytes.';
---! EndIncluded 0_webhooks/new_secret.sql
 --! Included 0_webhooks/closed_networks.sql
 -- Lists every network that is not public unicast: closed, unless settings.allowed_networks
 -- opens it. This is the only such list; workers read it from here.
@@ -86,98 +49,31 @@ return p_address <<= any (p_allowed_networks)
 comment on function webhookpub.address_is_open (inet, cidr[]) is
   'Whether an address is public unicast or in one of these networks.';
 --! EndIncluded 0_webhooks/address_is_open.sql
---! Included 0_webhooks/check_url.sql
--- Refuses a URL that webhooks may not have. Names are resolved at each attempt, so what a
--- name stands for is checked there; here, everything that the URL itself says.
+--! Included 0_webhooks/cancel_deliveries.sql
+-- Cancels pending deliveries.
 --
--- Called by  webhookpub.check_webhook.
--- Raises     WH011.
+-- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted, which have locked them.
+-- Returns    how many.
 
-create or replace function webhookpub.check_url (
-  p_url text
+create or replace function webhookpub.cancel_deliveries (
+  p_delivery_ids text[]
 )
-  returns void
-  language plpgsql
-  stable
+  returns bigint
+  language sql
+  volatile
 as $$
-declare
-  v_settings webhookpub.settings;
-  -- scheme, authority without brackets checked, then host and port of it
-  v_parts text[] := regexp_match(p_url, '^(https?)://([^/?#]*)([/?#].*)?$', 'i');
-  v_host text := lower(substring(v_parts[2] from '^(\[[^\]]*\]|[^:]*)(?::[0-9]{1,5})?$'));
-  v_port integer := substring(v_parts[2] from ':([0-9]{1,5})$')::integer;
-  v_address inet;
-  v_rule text;
-begin
-  select s.* into v_settings from webhookpub.settings as s;
-  v_rule := case
-    when p_url is null or length(p_url) > 2000 then 'it must be 1 to 2000 characters long'
-    when p_url !~ '^[\x21-\x7e]+$' or p_url ~ '[\\<>"`{}|^]'
-      then 'it must be plain ASCII without blanks; names in punycode, the rest %-encoded'
-    when v_parts is null then 'it must start with https://'
-    when lower(v_parts[1]) = 'http' and not v_settings.allow_http
-      then 'http:// is off (settings.allow_http)'
-    when v_parts[2] like '%@%' then 'it must not carry credentials'
-    when v_host is null or v_host = '' then 'its host is not valid'
-  end;
-
-  if v_rule is null and v_host like '[%' then
-    begin
-      v_address := trim(both '[]' from v_host)::inet;
-    exception when invalid_text_representation then
-      v_rule := 'its host is not valid';
-    end;
-    if family(v_address) <> 6 or v_host like '%/%' then
-      v_rule := 'its host is not valid';
-    end if;
-  elsif v_rule is null and v_host ~ '(^|\.)(0x[0-9a-f]*|[0-9]+)\.?$' then
-    -- What ends in a number is an IPv4 address to every client, in some notation.
-    if v_host ~ '^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.|$)){4}$'
-      and v_host !~ '\.$'
-    then
-      v_address := v_host::inet;
-    else
-      v_rule := 'an IPv4 address must be four decimal numbers';
-    end if;
-  elsif v_rule is null
-    and v_host !~ '^([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.?$'
-  then
-    v_rule := 'its host is not valid';
-  end if;
-
-  v_rule := coalesce(v_rule, case
-    when v_address is not null
-      and not webhookpub.address_is_open(v_address, v_settings.allowed_networks)
-      then 'the address is not public (settings.allowed_networks)'
-    when v_address is null and v_host ~ '(^|\.)(localhost|local|internal|localdomain)\.?$'
-      and v_settings.allowed_networks = '{}'
-      then 'the name is not public (settings.allowed_networks)'
-    when v_port is not null
-      and v_port <> 443
-      and not (v_port = 80 and v_settings.allow_http)
-      and not case
-        when v_address is null then v_settings.allowed_networks <> '{}'
-        else v_address <<= any (v_settings.allowed_networks)
-      end
-      then 'the port must be 443, or 80 with settings.allow_http'
-    when v_port not between 1 and 65535 then 'there is no such port'
-  end);
-
-  if v_rule is not null then
-    raise exception using
-      errcode = 'WH011',
-      message = format(
-        'URL %s is not allowed: %s',
-        coalesce(quote_literal(left(p_url, 200)), 'null'),
-        v_rule
-      ),
-      hint = 'Webhooks go to public https:// addresses; webhookpub.settings opens others.';
-  end if;
-end;
+  with cancelled as (
+    update webhookpub.deliveries as d
+    set status = 'cancelled', leased = false, next_attempt_at = null
+    where d.id = any (p_delivery_ids)
+    returning d.id
+  )
+  select count(*) from cancelled;
 $$;
 
-comment on function webhookpub.check_url (text) is 'Raises WH011 when a webhook may not have this URL.';
---! EndIncluded 0_webhooks/check_url.sql
+comment on function webhookpub.cancel_deliveries (text[]) is
+  'Cancels these deliveries, which are pending and locked; returns how many.';
+--! EndIncluded 0_webhooks/cancel_deliveries.sql
 --! Included 0_webhooks/check_events.sql
 -- Refuses a webhook's list of events when an entry could never match.
 --
@@ -350,6 +246,98 @@ $$;
 
 comment on function webhookpub.check_headers (jsonb) is 'Raises WH012 when a webhook may not have these headers.';
 --! EndIncluded 0_webhooks/check_headers.sql
+--! Included 0_webhooks/check_url.sql
+-- Refuses a URL that webhooks may not have. Names are resolved at each attempt, so what a
+-- name stands for is checked there; here, everything that the URL itself says.
+--
+-- Called by  webhookpub.check_webhook.
+-- Raises     WH011.
+
+create or replace function webhookpub.check_url (
+  p_url text
+)
+  returns void
+  language plpgsql
+  stable
+as $$
+declare
+  v_settings webhookpub.settings;
+  -- scheme, authority without brackets checked, then host and port of it
+  v_parts text[] := regexp_match(p_url, '^(https?)://([^/?#]*)([/?#].*)?$', 'i');
+  v_host text := lower(substring(v_parts[2] from '^(\[[^\]]*\]|[^:]*)(?::[0-9]{1,5})?$'));
+  v_port integer := substring(v_parts[2] from ':([0-9]{1,5})$')::integer;
+  v_address inet;
+  v_rule text;
+begin
+  select s.* into v_settings from webhookpub.settings as s;
+  v_rule := case
+    when p_url is null or length(p_url) > 2000 then 'it must be 1 to 2000 characters long'
+    when p_url !~ '^[\x21-\x7e]+$' or p_url ~ '[\\<>"`{}|^]'
+      then 'it must be plain ASCII without blanks; names in punycode, the rest %-encoded'
+    when v_parts is null then 'it must start with https://'
+    when lower(v_parts[1]) = 'http' and not v_settings.allow_http
+      then 'http:// is off (settings.allow_http)'
+    when v_parts[2] like '%@%' then 'it must not carry credentials'
+    when v_host is null or v_host = '' then 'its host is not valid'
+  end;
+
+  if v_rule is null and v_host like '[%' then
+    begin
+      v_address := trim(both '[]' from v_host)::inet;
+    exception when invalid_text_representation then
+      v_rule := 'its host is not valid';
+    end;
+    if family(v_address) <> 6 or v_host like '%/%' then
+      v_rule := 'its host is not valid';
+    end if;
+  elsif v_rule is null and v_host ~ '(^|\.)(0x[0-9a-f]*|[0-9]+)\.?$' then
+    -- What ends in a number is an IPv4 address to every client, in some notation.
+    if v_host ~ '^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.|$)){4}$'
+      and v_host !~ '\.$'
+    then
+      v_address := v_host::inet;
+    else
+      v_rule := 'an IPv4 address must be four decimal numbers';
+    end if;
+  elsif v_rule is null
+    and v_host !~ '^([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.?$'
+  then
+    v_rule := 'its host is not valid';
+  end if;
+
+  v_rule := coalesce(v_rule, case
+    when v_address is not null
+      and not webhookpub.address_is_open(v_address, v_settings.allowed_networks)
+      then 'the address is not public (settings.allowed_networks)'
+    when v_address is null and v_host ~ '(^|\.)(localhost|local|internal|localdomain)\.?$'
+      and v_settings.allowed_networks = '{}'
+      then 'the name is not public (settings.allowed_networks)'
+    when v_port is not null
+      and v_port <> 443
+      and not (v_port = 80 and v_settings.allow_http)
+      and not case
+        when v_address is null then v_settings.allowed_networks <> '{}'
+        else v_address <<= any (v_settings.allowed_networks)
+      end
+      then 'the port must be 443, or 80 with settings.allow_http'
+    when v_port not between 1 and 65535 then 'there is no such port'
+  end);
+
+  if v_rule is not null then
+    raise exception using
+      errcode = 'WH011',
+      message = format(
+        'URL %s is not allowed: %s',
+        coalesce(quote_literal(left(p_url, 200)), 'null'),
+        v_rule
+      ),
+      hint = 'Webhooks go to public https:// addresses; webhookpub.settings opens others.';
+  end if;
+end;
+$$;
+
+comment on function webhookpub.check_url (text) is 'Raises WH011 when a webhook may not have this URL.';
+--! EndIncluded 0_webhooks/check_url.sql
 --! Included 0_webhooks/check_webhook.sql
 -- Refuses a webhook that could not do what it says. One door for create and update.
 --
@@ -416,99 +404,6 @@ $$;
 comment on function webhookpub.check_webhook (webhookpub.webhooks) is
   'Raises WH005, WH010, WH011 or WH012 when this is no valid webhook.';
 --! EndIncluded 0_webhooks/check_webhook.sql
---! Included 0_webhooks/lower_names.sql
--- Writes header names in lower case, so that one name is one key.
---
--- Called by  webhookpub.create_webhook, webhookpub.update_webhook, after the check.
-
-create or replace function webhookpub.lower_names (
-  p_headers jsonb
-)
-  returns jsonb
-  language sql
-  immutable
-  parallel safe
-return (
-  select coalesce(jsonb_object_agg(lower(h.name), h.value), '{}')
-  from jsonb_each(p_headers) as h (name, value)
-);
-
-comment on function webhookpub.lower_names (jsonb) is 'The same headers, their names in lower case.';
---! EndIncluded 0_webhooks/lower_names.sql
---! Included 0_webhooks/lock_webhook.sql
--- Finds the webhook that somebody wants to change, and locks it.
---
--- Called by  the steering functions.
--- Locks      the webhook, until the transaction ends.
--- Raises     WH020; WH021 when it is deleted.
-
-create or replace function webhookpub.lock_webhook (
-  p_webhook_id text
-)
-  returns webhookpub.webhooks
-  language plpgsql
-  volatile
-as $$
-declare
-  v_webhook webhookpub.webhooks;
-begin
-  select w.* into v_webhook
-  from webhookpub.webhooks as w
-  where w.id = p_webhook_id
-  for no key update;
-  if not found then
-    raise exception using
-      errcode = 'WH020',
-      message = format('no such webhook: %s', coalesce(quote_literal(left(p_webhook_id, 100)), 'null')),
-      hint = 'List them with: select id, user_id, url from webhookpub.webhooks;';
-  end if;
-  if v_webhook.deleted_at is not null then
-    raise exception using
-      errcode = 'WH021',
-      message = format('webhook %L was deleted at %s', p_webhook_id, v_webhook.deleted_at),
-      hint = 'Deleting is for good: create a new webhook.';
-  end if;
-  return v_webhook;
-end;
-$$;
-
-comment on function webhookpub.lock_webhook (text) is
-  'Locks a webhook and returns it. Raises WH020 when there is none, WH021 when it is deleted.';
---! EndIncluded 0_webhooks/lock_webhook.sql
---! Included 0_webhooks/cancel_deliveries.sql
--- Cancels what is pending for a webhook.
---
--- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted.
--- Locks      the deliveries, in the order of their ids, as recording does.
--- Returns    how many.
-
-create or replace function webhookpub.cancel_deliveries (
-  p_webhook_id text
-)
-  returns bigint
-  language sql
-  volatile
-as $$
-  with pending as materialized (
-    select d.id
-    from webhookpub.deliveries as d
-    where d.webhook_id = p_webhook_id and d.status = 'pending'
-    order by d.id
-    for update
-  ),
-  cancelled as (
-    update webhookpub.deliveries as d
-    set status = 'cancelled', leased = false, next_attempt_at = null
-    from pending as p
-    where d.id = p.id
-    returning d.id
-  )
-  select count(*) from cancelled;
-$$;
-
-comment on function webhookpub.cancel_deliveries (text) is
-  'Cancels the pending deliveries of a webhook; returns how many.';
---! EndIncluded 0_webhooks/cancel_deliveries.sql
 --! Included 0_webhooks/create_webhook.sql
 -- Subscribes a user to events.
 --
@@ -541,6 +436,7 @@ as $$
 #variable_conflict use_column
 declare
   v_webhook webhookpub.webhooks;
+  v_count bigint;
   v_limit integer;
 begin
   v_webhook.user_id := p_user_id;
@@ -556,22 +452,18 @@ begin
   perform webhookpub.check_webhook(v_webhook);
 
   perform pg_advisory_xact_lock(2003006835, hashtext(p_user_id));
-  select s.max_webhooks_per_user into v_limit
+  select count(w.id), min(s.max_webhooks_per_user) into v_count, v_limit
   from webhookpub.settings as s
-  where s.max_webhooks_per_user <= (
-    select count(*)
-    from webhookpub.webhooks as w
-    where w.user_id = p_user_id and w.deleted_at is null
-  );
+  left join webhookpub.webhooks as w on w.user_id = p_user_id and w.deleted_at is null
+  having count(w.id) >= min(s.max_webhooks_per_user);
   if found then
     raise exception using
       errcode = 'WH010',
-      message = format('user %L has %s webhooks already, as many as one may have', p_user_id, v_limit),
+      message = format('user %L has %s webhooks and may have %s', p_user_id, v_count, v_limit),
       hint = 'Delete one, or raise webhookpub.settings.max_webhooks_per_user.';
   end if;
 
   webhook_id := 'wh_' || webhookpub.random_hex();
-  signing_secret := webhookpub.new_secret();
   insert into webhookpub.webhooks
     (id, user_id, url, description, events, filters, headers, signature_scheme,
      max_in_flight, request_timeout, retry_schedule)
@@ -580,7 +472,10 @@ begin
      v_webhook.filters, webhookpub.lower_names(v_webhook.headers),
      v_webhook.signature_scheme, v_webhook.max_in_flight, v_webhook.request_timeout,
      v_webhook.retry_schedule);
-  insert into webhookpub.secrets (webhook_id, secret) values (create_webhook.webhook_id, signing_secret);
+  -- Made within the statement, so that it is nobody's parameter, which might be logged.
+  insert into webhookpub.secrets as k (webhook_id, secret)
+  values (create_webhook.webhook_id, webhookpub.new_secret())
+  returning k.secret into create_webhook.signing_secret;
   return next;
 end;
 $$;
@@ -589,70 +484,16 @@ comment on function webhookpub.create_webhook
   (text, text, text[], jsonb, text, jsonb, text, integer, interval[], interval) is
   'Subscribes a user to events; returns the webhook''s id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';
 --! EndIncluded 0_webhooks/create_webhook.sql
---! Included 0_webhooks/update_webhook.sql
--- Changes a webhook; what is null stays as it is. Counts for events fanned out from now
--- on, and for attempts begun from now on.
+--! Included 0_webhooks/delete_webhook.sql
+-- Deletes a webhook for good: pending deliveries are cancelled and its secrets erased;
+-- history stays until it expires.
 --
 -- Called by  applications, psql.
--- Locks      the webhook.
--- Raises     WH010, WH011, WH012, WH020, WH021.
-
-create or replace function webhookpub.update_webhook (
-  p_webhook_id text,
-  p_url text default null,
-  p_events text[] default null,
-  p_filters jsonb default null,
-  p_description text default null,
-  p_headers jsonb default null,
-  p_max_in_flight integer default null,
-  p_retry_schedule interval[] default null,
-  p_request_timeout interval default null
-)
-  returns void
-  language plpgsql
-  volatile
-  security definer
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_webhook webhookpub.webhooks := webhookpub.lock_webhook(p_webhook_id);
-begin
-  v_webhook.url := coalesce(p_url, v_webhook.url);
-  v_webhook.events := coalesce(p_events, v_webhook.events);
-  v_webhook.filters := coalesce(p_filters, v_webhook.filters);
-  v_webhook.description := coalesce(p_description, v_webhook.description);
-  v_webhook.headers := coalesce(p_headers, v_webhook.headers);
-  v_webhook.max_in_flight := coalesce(p_max_in_flight, v_webhook.max_in_flight);
-  v_webhook.retry_schedule := coalesce(p_retry_schedule, v_webhook.retry_schedule);
-  v_webhook.request_timeout := coalesce(p_request_timeout, v_webhook.request_timeout);
-  perform webhookpub.check_webhook(v_webhook);
-
-  update webhookpub.webhooks as w
-  set
-    url = v_webhook.url,
-    events = v_webhook.events,
-    filters = v_webhook.filters,
-    description = v_webhook.description,
-    headers = webhookpub.lower_names(v_webhook.headers),
-    max_in_flight = v_webhook.max_in_flight,
-    retry_schedule = v_webhook.retry_schedule,
-    request_timeout = v_webhook.request_timeout
-  where w.id = p_webhook_id;
-end;
-$$;
-
-comment on function webhookpub.update_webhook
-  (text, text, text[], jsonb, text, jsonb, integer, interval[], interval) is
-  'Changes a webhook; null leaves a value as it is. Raises WH010, WH011, WH012, WH020, WH021.';
---! EndIncluded 0_webhooks/update_webhook.sql
---! Included 0_webhooks/enable_webhook.sql
--- Enables a webhook again: its pending deliveries go on, its failures are forgotten.
---
--- Called by  applications, psql.
--- Locks      the webhook.
+-- Locks      the webhook, then its pending deliveries, in the order of their ids: what is
+--            being recorded or leased is waited for, and waits for nobody itself.
 -- Raises     WH020, WH021.
 
-create or replace function webhookpub.enable_webhook (
+create or replace function webhookpub.delete_webhook (
   p_webhook_id text
 )
   returns void
@@ -665,21 +506,27 @@ begin
   perform webhookpub.lock_webhook(p_webhook_id);
   update webhookpub.webhooks as w
   set
-    enabled = true,
-    disabled_at = null,
-    disabled_reason = null,
-    failing_since = null,
-    failures = 0
-  where w.id = p_webhook_id and not w.enabled;
-  if found then
-    perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
-  end if;
+    enabled = false,
+    disabled_at = coalesce(w.disabled_at, clock_timestamp()),
+    disabled_reason = 'deleted',
+    deleted_at = clock_timestamp(),
+    -- They may carry credentials of the receiver.
+    headers = '{}'
+  where w.id = p_webhook_id;
+  delete from webhookpub.secrets as s where s.webhook_id = p_webhook_id;
+  perform webhookpub.cancel_deliveries(array(
+    select d.id
+    from webhookpub.deliveries as d
+    where d.webhook_id = p_webhook_id and d.status = 'pending'
+    order by d.id
+    for update
+  ));
 end;
 $$;
 
-comment on function webhookpub.enable_webhook (text) is
-  'Enables a webhook; what waited goes on, and its failure window starts anew. Raises WH020, WH021.';
---! EndIncluded 0_webhooks/enable_webhook.sql
+comment on function webhookpub.delete_webhook (text) is
+  'Deletes a webhook for good: cancels what is pending, erases its secrets, keeps its history. Raises WH020, WH021.';
+--! EndIncluded 0_webhooks/delete_webhook.sql
 --! Included 0_webhooks/disable_webhook.sql
 -- Disables a webhook: no new deliveries; those pending wait and burn no attempt.
 --
@@ -716,15 +563,15 @@ $$;
 comment on function webhookpub.disable_webhook (text, text) is
   'Disables a webhook; its pending deliveries wait until it is enabled. Raises WH010, WH020, WH021.';
 --! EndIncluded 0_webhooks/disable_webhook.sql
---! Included 0_webhooks/delete_webhook.sql
--- Deletes a webhook for good: pending deliveries are cancelled and its secrets erased;
--- history stays until it expires.
+--! Included 0_webhooks/enable_webhook.sql
+-- Enables a webhook again: its pending deliveries go on, its failures are forgotten. One
+-- that is enabled, but whose circuit is open, is tried at once.
 --
 -- Called by  applications, psql.
--- Locks      the webhook, then its pending deliveries.
+-- Locks      the webhook.
 -- Raises     WH020, WH021.
 
-create or replace function webhookpub.delete_webhook (
+create or replace function webhookpub.enable_webhook (
   p_webhook_id text
 )
   returns void
@@ -737,21 +584,135 @@ begin
   perform webhookpub.lock_webhook(p_webhook_id);
   update webhookpub.webhooks as w
   set
-    enabled = false,
-    disabled_at = coalesce(w.disabled_at, clock_timestamp()),
-    disabled_reason = 'deleted',
-    deleted_at = clock_timestamp(),
-    -- They may carry credentials of the receiver.
-    headers = '{}'
-  where w.id = p_webhook_id;
-  delete from webhookpub.secrets as s where s.webhook_id = p_webhook_id;
-  perform webhookpub.cancel_deliveries(p_webhook_id);
+    enabled = true,
+    disabled_at = null,
+    disabled_reason = null,
+    failing_since = null,
+    failures = 0,
+    unanswered = 0,
+    circuit_opened_at = null,
+    circuit_retry_at = null
+  where w.id = p_webhook_id and (not w.enabled or w.circuit_opened_at is not null);
+  if found then
+    perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
+  end if;
 end;
 $$;
 
-comment on function webhookpub.delete_webhook (text) is
-  'Deletes a webhook for good: cancels what is pending, erases its secrets, keeps its history. Raises WH020, WH021.';
---! EndIncluded 0_webhooks/delete_webhook.sql
+comment on function webhookpub.enable_webhook (text) is
+  'Enables a webhook and closes its circuit; what waited goes on, and its failure window starts anew. Raises WH020, WH021.';
+--! EndIncluded 0_webhooks/enable_webhook.sql
+--! Included 0_webhooks/find_webhook.sql
+-- Finds the webhook that somebody names, without locking it.
+--
+-- Called by  webhookpub.lock_webhook, webhookpub.redeliver_since, webhookpub.test_webhook.
+-- Raises     WH020; WH021 when it is deleted, or disabled where it must not be.
+
+create or replace function webhookpub.find_webhook (
+  p_webhook_id text,
+  p_enabled_only boolean default false
+)
+  returns webhookpub.webhooks
+  language plpgsql
+  stable
+as $$
+declare
+  v_webhook webhookpub.webhooks;
+begin
+  select w.* into v_webhook from webhookpub.webhooks as w where w.id = p_webhook_id;
+  if not found then
+    raise exception using
+      errcode = 'WH020',
+      message = format('no such webhook: %s', coalesce(quote_literal(left(p_webhook_id, 100)), 'null')),
+      hint = 'List them with: select id, user_id, url from webhookpub.webhooks;';
+  end if;
+  if v_webhook.deleted_at is not null then
+    raise exception using
+      errcode = 'WH021',
+      message = format('webhook %L was deleted at %s', p_webhook_id, v_webhook.deleted_at),
+      hint = 'Deleting is for good: create a new webhook.';
+  end if;
+  if p_enabled_only and not v_webhook.enabled then
+    raise exception using
+      errcode = 'WH021',
+      message = format(
+        'webhook %L is disabled since %s: %s',
+        p_webhook_id, v_webhook.disabled_at, v_webhook.disabled_reason
+      ),
+      hint = 'Nothing is sent to it before webhookpub.enable_webhook.';
+  end if;
+  return v_webhook;
+end;
+$$;
+
+comment on function webhookpub.find_webhook (text, boolean) is
+  'Returns a webhook. Raises WH020 when there is none, WH021 when it is deleted or, if p_enabled_only, disabled.';
+--! EndIncluded 0_webhooks/find_webhook.sql
+--! Included 0_webhooks/lock_webhook.sql
+-- Finds the webhook that somebody wants to change, and locks it.
+--
+-- Called by  the functions that change one.
+-- Locks      the webhook, until the transaction ends.
+-- Raises     WH020; WH021 when it is deleted.
+
+create or replace function webhookpub.lock_webhook (
+  p_webhook_id text
+)
+  returns webhookpub.webhooks
+  language plpgsql
+  volatile
+as $$
+begin
+  perform from webhookpub.webhooks as w where w.id = p_webhook_id for no key update;
+  -- Only now, as the last holder of the lock has left it.
+  return webhookpub.find_webhook(p_webhook_id);
+end;
+$$;
+
+comment on function webhookpub.lock_webhook (text) is
+  'Locks a webhook and returns it. Raises WH020 when there is none, WH021 when it is deleted.';
+--! EndIncluded 0_webhooks/lock_webhook.sql
+--! Included 0_webhooks/lower_names.sql
+-- Writes header names in lower case, so that one name is one key.
+--
+-- Called by  webhookpub.create_webhook, webhookpub.update_webhook, after the check.
+
+create or replace function webhookpub.lower_names (
+  p_headers jsonb
+)
+  returns jsonb
+  language sql
+  immutable
+  parallel safe
+return (
+  select coalesce(jsonb_object_agg(lower(h.name), h.value), '{}')
+  from jsonb_each(p_headers) as h (name, value)
+);
+
+comment on function webhookpub.lower_names (jsonb) is 'The same headers, their names in lower case.';
+--! EndIncluded 0_webhooks/lower_names.sql
+--! Included 0_webhooks/new_secret.sql
+-- Makes a signing secret in the form of the Standard Webhooks specification.
+--
+-- Called by  webhookpub.create_webhook, webhookpub.rotate_secret.
+--
+-- As in random_hex.sql, the body holds pgcrypto's function itself.
+
+select set_config('search_path', (
+  select format('pg_catalog, %s', e.extnamespace::regnamespace)
+  from pg_catalog.pg_extension as e
+  where e.extname = 'pgcrypto'
+), true);
+
+create or replace function webhookpub.new_secret ()
+  returns text
+  language sql
+  volatile
+return 'whsec_' || encode(gen_random_bytes(32), 'base64');
+
+comment on function webhookpub.new_secret () is
+  'whsec_ and the base64 of 32 random bytes.';
+--! EndIncluded 0_webhooks/new_secret.sql
 --! Included 0_webhooks/rotate_secret.sql
 -- Gives a webhook a new signing secret. Until the grace ends, every request carries both
 -- signatures, so that the receiver can change over at leisure.
@@ -783,14 +744,16 @@ begin
   end if;
   perform webhookpub.lock_webhook(p_webhook_id);
   v_now := clock_timestamp();
-  v_secret := webhookpub.new_secret();
   -- At most two live secrets: the one before the last ends here, whatever its grace.
   delete from webhookpub.secrets as s
   where s.webhook_id = p_webhook_id and (s.expires_at is not null or p_grace = '0');
   update webhookpub.secrets as s
   set expires_at = v_now + p_grace
   where s.webhook_id = p_webhook_id;
-  insert into webhookpub.secrets (webhook_id, secret) values (p_webhook_id, v_secret);
+  -- Made within the statement, so that it is nobody's parameter, which might be logged.
+  insert into webhookpub.secrets as k (webhook_id, secret)
+  values (p_webhook_id, webhookpub.new_secret())
+  returning k.secret into v_secret;
   return v_secret;
 end;
 $$;
@@ -798,6 +761,70 @@ $$;
 comment on function webhookpub.rotate_secret (text, interval) is
   'Gives a webhook a new secret and returns it; the old one goes on signing beside it for p_grace. Raises WH010, WH020, WH021.';
 --! EndIncluded 0_webhooks/rotate_secret.sql
+--! Included 0_webhooks/update_webhook.sql
+-- Changes a webhook; what is null stays as it is. Counts for events fanned out from now
+-- on, and for attempts begun from now on. A new URL is tried at once, whatever the
+-- circuit of the old one was.
+--
+-- Called by  applications, psql.
+-- Locks      the webhook.
+-- Raises     WH010, WH011, WH012, WH020, WH021.
+
+create or replace function webhookpub.update_webhook (
+  p_webhook_id text,
+  p_url text default null,
+  p_events text[] default null,
+  p_filters jsonb default null,
+  p_description text default null,
+  p_headers jsonb default null,
+  p_max_in_flight integer default null,
+  p_retry_schedule interval[] default null,
+  p_request_timeout interval default null
+)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_webhook webhookpub.webhooks := webhookpub.lock_webhook(p_webhook_id);
+  v_moved constant boolean := coalesce(p_url <> v_webhook.url, false);
+begin
+  v_webhook.url := coalesce(p_url, v_webhook.url);
+  v_webhook.events := coalesce(p_events, v_webhook.events);
+  v_webhook.filters := coalesce(p_filters, v_webhook.filters);
+  v_webhook.description := coalesce(p_description, v_webhook.description);
+  v_webhook.headers := coalesce(p_headers, v_webhook.headers);
+  v_webhook.max_in_flight := coalesce(p_max_in_flight, v_webhook.max_in_flight);
+  v_webhook.retry_schedule := coalesce(p_retry_schedule, v_webhook.retry_schedule);
+  v_webhook.request_timeout := coalesce(p_request_timeout, v_webhook.request_timeout);
+  perform webhookpub.check_webhook(v_webhook);
+
+  update webhookpub.webhooks as w
+  set
+    url = v_webhook.url,
+    events = v_webhook.events,
+    filters = v_webhook.filters,
+    description = v_webhook.description,
+    headers = webhookpub.lower_names(v_webhook.headers),
+    max_in_flight = v_webhook.max_in_flight,
+    retry_schedule = v_webhook.retry_schedule,
+    request_timeout = v_webhook.request_timeout,
+    unanswered = case when v_moved then 0 else w.unanswered end,
+    circuit_opened_at = case when not v_moved then w.circuit_opened_at end,
+    circuit_retry_at = case when not v_moved then w.circuit_retry_at end
+  where w.id = p_webhook_id;
+  if v_moved and v_webhook.circuit_opened_at is not null then
+    perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
+  end if;
+end;
+$$;
+
+comment on function webhookpub.update_webhook
+  (text, text, text[], jsonb, text, jsonb, integer, interval[], interval) is
+  'Changes a webhook; null leaves a value as it is. Raises WH010, WH011, WH012, WH020, WH021.';
+--! EndIncluded 0_webhooks/update_webhook.sql
 --! Included 1_publish/event_id.sql
 -- Derives an event id from what identifies the event: the same parts, the same id.
 --
@@ -813,10 +840,9 @@ create or replace function webhookpub.event_id (
   parallel safe
 as $$
 begin
-  if pg_catalog.cardinality(parts) is distinct from 0
-    and pg_catalog.array_position(parts, null) is null
-    and parts is not null
-  then
+  if (case
+    when pg_catalog.array_ndims(parts) = 1 then pg_catalog.array_position(parts, null) is null
+  end) then
     return 'evt_' || pg_catalog.left(
       pg_catalog.encode(
         pg_catalog.sha256(
@@ -830,8 +856,8 @@ begin
   raise exception using
     errcode = 'WH001',
     message = pg_catalog.format(
-      'event id parts %s: at least one is needed and none may be null',
-      coalesce(pg_catalog.quote_literal(parts::text), 'null')
+      'event id parts %s: a flat list of at least one is needed, and none may be null',
+      coalesce(pg_catalog.quote_literal(pg_catalog.left(parts::text, 200)), 'null')
     ),
     hint = 'Leave out parts that are unknown, or use webhookpub.random_event_id().';
 end;
@@ -840,20 +866,76 @@ $$;
 comment on function webhookpub.event_id (text[]) is
   'evt_ and the first 32 hex digits of SHA-256 over the parts joined by |. Raises WH001.';
 --! EndIncluded 1_publish/event_id.sql
---! Included 1_publish/random_event_id.sql
--- Makes the id of an event that nothing identifies.
+--! Included 1_publish/event_owner.sql
+-- Finds out whose an event id is, on whichever path it was published.
 --
--- Called by  public.webhook_publish_tx.
+-- Called by  public.webhook_publish_tx, webhookpub.refuse_event, for ids that are not
+--            random.
+-- Returns    the user's id, or null when nobody has published it.
 
-create or replace function webhookpub.random_event_id ()
+create or replace function webhookpub.event_owner (
+  p_event_id text
+)
   returns text
+  language plpgsql
+  volatile
+as $$
+declare
+  v_user_id text;
+begin
+  select e.user_id into v_user_id from webhookpub.events as e where e.id = p_event_id;
+  if not found then
+    -- On the direct path an event leaves deliveries only.
+    select w.user_id into v_user_id
+    from webhookpub.deliveries as d
+    join webhookpub.webhooks as w on w.id = d.webhook_id
+    where d.event_id = p_event_id and d.replay_id is null
+    limit 1;
+  end if;
+  return v_user_id;
+end;
+$$;
+
+comment on function webhookpub.event_owner (text) is
+  'The user that has published this event id; null when nobody has.';
+--! EndIncluded 1_publish/event_owner.sql
+--! Included 1_publish/fan_out_is_asleep.sql
+-- Tells a publisher whether somebody has to be woken.
+--
+-- Called by  public.webhook_publish_tx, webhookpub.wake.
+-- Locks      an awake fan-out holds this advisory lock in share mode. Whoever gets it
+--            exclusively, if only for this instant, knows that there is none; nobody
+--            ever waits. A worker that dies lets go of it with its connection.
+
+create or replace function webhookpub.fan_out_is_asleep ()
+  returns boolean
   language sql
   volatile
-  parallel safe
-return 'evt_' || webhookpub.random_hex();
+return case
+  when pg_try_advisory_lock(2003006832, 1) then pg_advisory_unlock(2003006832, 1)
+  else false
+end;
 
-comment on function webhookpub.random_event_id () is 'evt_ and 32 random hex digits.';
---! EndIncluded 1_publish/random_event_id.sql
+comment on function webhookpub.fan_out_is_asleep () is
+  'Whether no fan-out is awake, so that a new event must NOTIFY.';
+--! EndIncluded 1_publish/fan_out_is_asleep.sql
+--! Included 1_publish/is_event_id.sql
+-- Says whether a text can be an event id. It travels as an HTTP header and in JSON.
+--
+-- Called by  public.webhook_publish_tx, webhookpub.refuse_event.
+
+create or replace function webhookpub.is_event_id (
+  p_event_id text
+)
+  returns boolean
+  language sql
+  immutable
+  parallel safe
+return p_event_id ~ '^[!#-\[\]-~]+$' and length(p_event_id) <= 200;
+
+comment on function webhookpub.is_event_id (text) is
+  '1 to 200 visible ASCII characters without double quote and backslash.';
+--! EndIncluded 1_publish/is_event_id.sql
 --! Included 1_publish/is_valid_event_type.sql
 -- Says whether an event type is in the catalog.
 --
@@ -878,48 +960,81 @@ $$;
 comment on function webhookpub.is_valid_event_type (text) is
   'Whether this event type may be published: whether it is in webhookpub.event_types.';
 --! EndIncluded 1_publish/is_valid_event_type.sql
---! Included 1_publish/rfc3339.sql
--- Writes a time as envelopes carry it.
+--! Included 1_publish/notify_is_due.sql
+-- Decides whether this publisher has to NOTIFY.
 --
--- Called by  public.webhook_publish_tx, webhookpub.disable_webhooks.
+-- Called by  public.webhook_publish_tx, while no fan-out is awake.
+-- Locks      an advisory lock until the end of the transaction, if nobody else has it.
+--            Whoever has it is about to NOTIFY, and nobody waits for it.
+-- Returns    false while another transaction is about to, and has been for less than 50 ms.
+--            Should that one roll back, the tick finds the event.
+--
+-- A commit with a NOTIFY in it waits for every other such commit of the server. One at a
+-- time waits for none, even when no worker runs.
 
-create or replace function webhookpub.rfc3339 (
-  p_at timestamptz
-)
+create or replace function webhookpub.notify_is_due ()
+  returns boolean
+  language plpgsql
+  volatile
+as $$
+declare
+  v_now constant bigint := extract(epoch from clock_timestamp()) * 1000;
+begin
+  -- A sequence, because others see what is set before it is committed. The difference is
+  -- below zero when the clock was set back.
+  if pg_try_advisory_xact_lock(2003006832, 4)
+    or v_now - (select n.last_value from webhookpub.notified_at as n) not between 0 and 50
+  then
+    perform setval('webhookpub.notified_at', v_now);
+    return true;
+  end if;
+  return false;
+end;
+$$;
+
+comment on function webhookpub.notify_is_due () is
+  'Whether a publisher must NOTIFY: not while another is about to, for up to 50 ms.';
+--! EndIncluded 1_publish/notify_is_due.sql
+--! Included 1_publish/random_event_id.sql
+-- Makes the id of an event that nothing identifies.
+--
+-- Called by  public.webhook_publish_tx.
+
+create or replace function webhookpub.random_event_id ()
   returns text
   language sql
-  stable
+  volatile
   parallel safe
-return to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
+return 'evt_' || webhookpub.random_hex();
 
-comment on function webhookpub.rfc3339 (timestamptz) is
-  'RFC 3339, UTC, with microseconds: 2026-01-31T12:00:00.000000Z.';
---! EndIncluded 1_publish/rfc3339.sql
+comment on function webhookpub.random_event_id () is 'evt_ and 32 random hex digits.';
+--! EndIncluded 1_publish/random_event_id.sql
 --! Included 1_publish/refuse_event.sql
--- Says what is wrong with an event.
+-- Says why an event was not written.
 --
--- Called by  public.webhook_publish_tx, when something is.
--- Returns    only when publishing is switched off: then nothing is wrong, and nothing is
---            written.
--- Raises     WH001, WH002, WH003, WH005.
+-- Called by  public.webhook_publish_tx, when it was not.
+-- Returns    true when the user has published this id before; false when publishing is
+--            switched off; null when nothing speaks against the event any more.
+-- Raises     WH001, WH002, WH003, WH004, WH005.
 
 create or replace function webhookpub.refuse_event (
   p_event_type text,
   p_user_id text,
   p_data jsonb,
   p_event_id text,
-  p_bytes bigint
+  p_bytes integer
 )
-  returns void
+  returns boolean
   language plpgsql
-  stable
+  volatile
 as $$
 declare
   v_settings webhookpub.settings;
+  v_owner text;
 begin
   select s.* into v_settings from webhookpub.settings as s;
   if not v_settings.publish_enabled then
-    return;
+    return false;
   end if;
   if p_user_id is null or length(p_user_id) not between 1 and 200 then
     raise exception using
@@ -930,8 +1045,7 @@ begin
       ),
       hint = 'Pass the tenant whose webhooks shall get the event as user_id.';
   end if;
-  perform from webhookpub.event_types as t where t.name = p_event_type;
-  if not found then
+  if (p_event_type = any (v_settings.event_types)) is not true then
     raise exception using
       errcode = 'WH002',
       message = format(
@@ -949,7 +1063,7 @@ begin
       ),
       hint = 'Wrap it, for example with jsonb_build_object(''value'', …).';
   end if;
-  if p_event_id !~ '^[!#-\[\]-~]+$' or length(p_event_id) > 200 then
+  if not webhookpub.is_event_id(p_event_id) then
     raise exception using
       errcode = 'WH001',
       message = format(
@@ -958,92 +1072,55 @@ begin
       ),
       hint = 'It travels as an HTTP header and in JSON. Leave it out to get one made.';
   end if;
-  raise exception using
-    errcode = 'WH003',
-    message = format(
-      'event of %s bytes is over the limit of %s', p_bytes, v_settings.max_payload_bytes
-    ),
-    hint = 'Send a reference instead, or raise webhookpub.settings.max_payload_bytes.';
-end;
-$$;
-
-comment on function webhookpub.refuse_event (text, text, jsonb, text, bigint) is
-  'Raises what is wrong with an event: WH001, WH002, WH003 or WH005.';
---! EndIncluded 1_publish/refuse_event.sql
---! Included 1_publish/is_known_event.sql
--- Says whether an event id has been published before, on whichever path, and refuses it
--- if that was for another user: that would be a silent loss.
---
--- Called by  public.webhook_publish_tx, for ids that are not random.
--- Raises     WH004.
-
-create or replace function webhookpub.is_known_event (
-  p_event_id text,
-  p_user_id text
-)
-  returns boolean
-  language plpgsql
-  volatile
-as $$
-declare
-  v_user_id text;
-begin
-  select e.user_id into v_user_id from webhookpub.events as e where e.id = p_event_id;
-  if not found then
-    -- On the direct path an event leaves deliveries only.
-    select w.user_id into v_user_id
-    from webhookpub.deliveries as d
-    join webhookpub.webhooks as w on w.id = d.webhook_id
-    where d.event_id = p_event_id and d.replay_id is null
-    limit 1;
+  if p_bytes > v_settings.max_payload_bytes then
+    raise exception using
+      errcode = 'WH003',
+      message = format(
+        'event of %s bytes is over the limit of %s', p_bytes, v_settings.max_payload_bytes
+      ),
+      hint = 'Send a reference instead, or raise webhookpub.settings.max_payload_bytes.';
   end if;
-  if v_user_id <> p_user_id then
+  -- Looked up anew: the other may have committed while this one waited for it.
+  v_owner := webhookpub.event_owner(p_event_id);
+  if v_owner <> p_user_id then
     raise exception using
       errcode = 'WH004',
       message = format('event id %L belongs to another user than %L', p_event_id, p_user_id),
       hint = 'Make the id, message_id or dedup_key unique over all users.';
   end if;
-  return v_user_id is not null;
+  return case when v_owner is not null then true end;
 end;
 $$;
 
-comment on function webhookpub.is_known_event (text, text) is
-  'Whether the user has published this id before. Raises WH004 when another user has.';
---! EndIncluded 1_publish/is_known_event.sql
---! Included 1_publish/fan_out_is_asleep.sql
--- Tells a publisher whether somebody has to be woken.
+comment on function webhookpub.refuse_event (text, text, jsonb, text, integer) is
+  'Raises why an event was not written: WH001 to WH005; true when it was there already, false when publishing is off, null when it can be written now.';
+--! EndIncluded 1_publish/refuse_event.sql
+--! Included 1_publish/rfc3339.sql
+-- Writes a time as envelopes carry it.
 --
--- Called by  public.webhook_publish_tx, webhookpub.wake.
--- Locks      an awake fan-out holds this advisory lock in share mode. Whoever gets it
---            exclusively, if only for this instant, knows that there is none; nobody
---            ever waits. A worker that dies lets go of it with its connection.
+-- Called by  public.webhook_publish_tx, webhookpub.disable_webhooks.
 
-create or replace function webhookpub.fan_out_is_asleep ()
-  returns boolean
+create or replace function webhookpub.rfc3339 (
+  p_at timestamptz
+)
+  returns text
   language sql
-  volatile
-return case
-  when pg_try_advisory_lock(2003006832, 1) then pg_advisory_unlock(2003006832, 1)
-  else false
-end;
+  stable
+  parallel safe
+return to_char(p_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
 
-comment on function webhookpub.fan_out_is_asleep () is
-  'Whether no fan-out is awake, so that a new event must NOTIFY.';
---! EndIncluded 1_publish/fan_out_is_asleep.sql
---! Included 1_publish/webhook_publish_tx.sql
--- Publishes an event in the caller's transaction: it commits with the caller's data.
+comment on function webhookpub.rfc3339 (timestamptz) is
+  'RFC 3339, UTC, with microseconds: 2026-01-31T12:00:00.000000Z.';
+--! EndIncluded 1_publish/rfc3339.sql
+--! Included 1_publish/webhook_publish.sql
+-- Publishes on the direct path: matches and inserts the deliveries at once, and leaves no
+-- event row.
 --
--- Called by  triggers and applications, before an irreversible side effect.
--- Locks      nothing that another publisher waits for, but for one that publishes the
---            very same id at this moment. Inserts one row, and nothing else.
--- Returns    the event id, also when it was there already; null when publishing is off.
--- Raises     WH001, WH002, WH003, WH004, WH005.
---
--- It runs in other people's transactions all the time, and PL/pgSQL prepares every
--- expression anew in each of them. So there are few: all that usually holds is one, and
--- only if it does not hold is it worked out what is wrong.
+-- Called by  applications that want no trace of events which nobody listens to.
+-- Locks      the id, if it is not random: only who publishes the very same id waits.
+-- Returns    the event id; null when publishing is off or failed (a WARNING says why).
 
-create or replace function public.webhook_publish_tx (
+create or replace function public.webhook_publish (
   event_type text,
   user_id text,
   data jsonb,
@@ -1060,92 +1137,46 @@ create or replace function public.webhook_publish_tx (
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_column
 declare
   v_at constant timestamptz := clock_timestamp();
-  v_id text := webhook_publish_tx.event_id;
-  v_key constant text := coalesce(
-    v_id, webhook_publish_tx.message_id, webhook_publish_tx.dedup_key
-  );
-  v_envelope text;
-  v_expires_at timestamptz;
-  v_bytes bigint;
-  v_max_bytes integer;
-  v_allowed boolean;
-  v_asleep boolean;
+  v_id text;
+  v_event webhookpub.events;
+  v_count bigint;
 begin
-  select
-    s.max_payload_bytes,
-    v_at + s.event_retention,
-    s.publish_enabled and exists (
-      select from webhookpub.event_types as t where t.name = webhook_publish_tx.event_type
-    )
-  into v_max_bytes, v_expires_at, v_allowed
-  from webhookpub.settings as s;
-
-  v_id := coalesce(v_id, case
-    when v_key is null then webhookpub.random_event_id()
-    else webhookpub.event_id(variadic array_remove(array[
-      webhook_publish_tx.message_id, webhook_publish_tx.event_type,
-      webhook_publish_tx.dedup_key
-    ], null))
-  end);
-  -- Neither the type nor the id can hold what JSON would have to escape.
-  v_envelope := '{"event": "' || webhook_publish_tx.event_type || '", "id": "' || v_id
-    || '", "created_at": "' || webhookpub.rfc3339(v_at)
-    || '", "data": ' || webhook_publish_tx.data::text || '}';
-  v_bytes := octet_length(v_envelope)
-    + coalesce(octet_length(webhook_publish_tx.agent_id), 0)
-    + coalesce(octet_length(webhook_publish_tx.conversation_id), 0)
-    + coalesce(octet_length(webhook_publish_tx.message_id), 0)
-    + case when cardinality(webhook_publish_tx.labels) > 0
-      then pg_column_size(webhook_publish_tx.labels) else 0
-    end;
-  if (
-    v_allowed
-    and length(webhook_publish_tx.user_id) between 1 and 200
-    and jsonb_typeof(webhook_publish_tx.data) = 'object'
-    and v_bytes <= v_max_bytes
-    and (
-      webhook_publish_tx.event_id is null
-      or (v_id ~ '^[!#-\[\]-~]+$' and length(v_id) <= 200)
-    )
-  ) is not true then
-    perform webhookpub.refuse_event(
-      webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
-      webhook_publish_tx.event_id, v_bytes
-    );
-    return null;
+  if coalesce(event_id, message_id, dedup_key) is not null then
+    -- With no event row, nothing else keeps two of one id apart.
+    perform pg_advisory_xact_lock(2003006836, hashtext(
+      coalesce(event_id, concat_ws('|', message_id, event_type, dedup_key))
+    ));
   end if;
-  if v_key is not null and webhookpub.is_known_event(v_id, webhook_publish_tx.user_id) then
-    return v_id;
-  end if;
-
-  insert into webhookpub.events
-    (id, user_id, type, agent_id, conversation_id, labels, message_id, envelope, created_at,
-     expires_at)
-  values (
-    v_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
-    webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id, v_envelope,
-    v_at, v_expires_at
-  )
-  on conflict (id) do nothing
-  returning webhookpub.fan_out_is_asleep() into v_asleep;
-  if v_asleep then
-    notify webhook_events_new;
-  elsif v_asleep is null then
-    -- Somebody was faster, with the very same id.
-    perform webhookpub.is_known_event(v_id, webhook_publish_tx.user_id);
+  v_id := public.webhook_publish_tx(
+    event_type, user_id, data, agent_id, conversation_id, labels, message_id, dedup_key,
+    event_id
+  );
+  -- Only what is new: an id that was there already has been published.
+  select e.* into v_event
+  from webhookpub.events as e
+  where e.id = v_id and e.status = 'pending' and e.created_at >= v_at;
+  if found then
+    v_count := (webhookpub.fan_out_events(array[v_event])).delivery_count;
+    delete from webhookpub.events as e where e.id = v_id;
+    if v_count = 0 then
+      delete from webhookpub.envelopes as n
+      where n.event_id = v_id and n.created_at = v_event.created_at;
+    end if;
   end if;
   return v_id;
+exception when others then
+  raise warning 'webhook event % of user % is dropped: % (%)',
+    event_type, user_id, sqlerrm, sqlstate;
+  return null;
 end;
 $$;
 
-comment on function public.webhook_publish_tx
+comment on function public.webhook_publish
   (text, text, jsonb, text, text, text[], text, text, text) is
-  'Publishes an event in your transaction, or raises (WH001 to WH005). Returns its id; an id that is there already is a no-op. In PL/pgSQL: perform webhook_publish_tx(...).';
---! EndIncluded 1_publish/webhook_publish_tx.sql
+  'Matches and queues the deliveries at once, without an event row. Never raises: an error is a WARNING and the event is dropped.';
+--! EndIncluded 1_publish/webhook_publish.sql
 --! Included 1_publish/webhook_publish_best_effort_tx.sql
 -- Publishes an event in the caller's transaction, but never stands in its way.
 --
@@ -1199,15 +1230,22 @@ comment on function public.webhook_publish_best_effort_tx
   (text, text, jsonb, text, text, text[], text, text, text) is
   'Like webhook_publish_tx, but never raises: a failure becomes a row of webhookpub.publish_failures, and null is returned.';
 --! EndIncluded 1_publish/webhook_publish_best_effort_tx.sql
---! Included 1_publish/webhook_publish.sql
--- Publishes on the direct path: matches and inserts the deliveries at once, and leaves no
--- event row.
+--! Included 1_publish/webhook_publish_tx.sql
+-- Publishes an event in the caller's transaction: it commits with the caller's data.
 --
--- Called by  applications that want no trace of events which nobody listens to.
--- Locks      the id, if it is not random: only who publishes the very same id waits.
--- Returns    the event id; null when publishing is off or failed (a WARNING says why).
+-- Called by  triggers and applications, before an irreversible side effect.
+-- Locks      nothing that another publisher waits for, but for one that publishes the
+--            very same id at this moment. Inserts one row, and nothing else.
+-- Returns    the event id, also when it was there already; null when publishing is off.
+-- Raises     WH001, WH002, WH003, WH004, WH005.
+--
+-- It runs in other people's transactions all the time, and PostgreSQL prepares every
+-- expression, function call and column of a statement anew each time it is executed: that,
+-- and not the insert, is what publishing costs. So there is one statement, it reads one
+-- row, and its condition is one CASE, which the planner leaves whole. Only if it has
+-- written nothing is it worked out why.
 
-create or replace function public.webhook_publish (
+create or replace function public.webhook_publish_tx (
   event_type text,
   user_id text,
   data jsonb,
@@ -1224,74 +1262,85 @@ create or replace function public.webhook_publish (
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
 declare
   v_at constant timestamptz := clock_timestamp();
-  v_id text;
-  v_event webhookpub.events;
+  v_id text := webhook_publish_tx.event_id;
+  v_is_new boolean := true;
+  v_envelope text;
+  v_asleep boolean;
+  v_is_known boolean;
 begin
-  if coalesce(event_id, message_id, dedup_key) is not null then
-    -- With no event row, nothing else keeps two of one id apart.
-    perform pg_advisory_xact_lock(2003006836, hashtext(
-      coalesce(event_id, concat_ws('|', message_id, event_type, dedup_key))
-    ));
+  if coalesce(v_id, webhook_publish_tx.message_id, webhook_publish_tx.dedup_key) is null then
+    v_id := webhookpub.random_event_id();
+  else
+    v_id := coalesce(v_id, webhookpub.event_id(variadic array_remove(array[
+      webhook_publish_tx.message_id, webhook_publish_tx.event_type,
+      webhook_publish_tx.dedup_key
+    ], null)));
+    v_is_new := webhookpub.is_event_id(v_id) and webhookpub.event_owner(v_id) is null;
   end if;
-  v_id := public.webhook_publish_tx(
-    event_type, user_id, data, agent_id, conversation_id, labels, message_id, dedup_key,
-    event_id
+  -- Neither the type nor the id can hold what JSON would have to escape.
+  v_envelope := format(
+    '{"event": "%s", "id": "%s", "created_at": "%s", "data": %s}',
+    webhook_publish_tx.event_type, v_id, webhookpub.rfc3339(v_at), webhook_publish_tx.data
   );
-  -- Only what is new: an id that was there already has been published.
-  delete from webhookpub.events as e
-  where e.id = v_id and e.status = 'pending' and e.created_at >= v_at
-  returning e.* into v_event;
-  if found then
-    perform from webhookpub.fan_out_events(array[v_event]);
-    if found then
-      insert into webhookpub.envelopes (event_id, created_at, user_id, body)
-      values (v_id, v_event.created_at, v_event.user_id, v_event.envelope);
+
+  insert into webhookpub.events
+    (id, user_id, type, agent_id, conversation_id, labels, message_id, envelope, created_at,
+     expires_at)
+  select
+    v_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
+    webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
+    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id, v_envelope,
+    v_at, v_at + s.event_retention
+  from webhookpub.settings as s
+  where case
+    when s.publish_enabled
+      and webhook_publish_tx.event_type = any (s.event_types)
+      and v_is_new
+    then webhook_publish_tx.data @> '{}' -- only an object contains that
+      and webhook_publish_tx.user_id <> ''
+      and length(webhook_publish_tx.user_id) <= 200
+      and octet_length(concat(
+        v_envelope, webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
+        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, '')
+      )) <= s.max_payload_bytes
+  end
+  on conflict (id) do nothing
+  returning webhookpub.fan_out_is_asleep() into v_asleep;
+  if v_asleep then
+    if webhookpub.notify_is_due() then
+      notify webhook_events_new;
+    end if;
+  elsif v_asleep is null then
+    v_is_known := webhookpub.refuse_event(
+      webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
+      v_id, octet_length(concat(
+        v_envelope, webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
+        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, '')
+      ))
+    );
+    if v_is_known is null then
+      -- What spoke against it is gone since: its type has come, or publishing is on again.
+      return public.webhook_publish_tx(
+        webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
+        webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
+        webhook_publish_tx.labels, webhook_publish_tx.message_id,
+        webhook_publish_tx.dedup_key, webhook_publish_tx.event_id
+      );
+    elsif not v_is_known then
+      return null;
     end if;
   end if;
   return v_id;
-exception when others then
-  raise warning 'webhook event % of user % is dropped: % (%)',
-    event_type, user_id, sqlerrm, sqlstate;
-  return null;
 end;
 $$;
 
-comment on function public.webhook_publish
+comment on function public.webhook_publish_tx
   (text, text, jsonb, text, text, text[], text, text, text) is
-  'Matches and queues the deliveries at once, without an event row. Never raises: an error is a WARNING and the event is dropped.';
---! EndIncluded 1_publish/webhook_publish.sql
---! Included 2_fan_out/type_patterns.sql
--- Lists every entry of webhooks.events that an event type satisfies.
---
--- Called by  webhookpub.fan_out_events, webhookpub.explain_event, webhookpub.check_events.
--- Returns    for email.sent: {*, email.*, email.sent}. One array overlap then decides.
-
-create or replace function webhookpub.type_patterns (
-  p_event_type text
-)
-  returns text[]
-  language sql
-  immutable
-  strict
-  parallel safe
-as $$
-  select array_agg(
-    case
-      when n.words = 0 then '*'
-      when n.words = cardinality(t.words) then p_event_type
-      else array_to_string(t.words[1 : n.words], '.') || '.*'
-    end
-    order by n.words
-  )
-  from (select string_to_array(p_event_type, '.') as words) as t
-  cross join generate_series(0, cardinality(t.words)) as n (words);
-$$;
-
-comment on function webhookpub.type_patterns (text) is
-  'The entries of webhooks.events that match this type: *, each prefix with .*, and itself.';
---! EndIncluded 2_fan_out/type_patterns.sql
+  'Publishes an event in your transaction, or raises (WH001 to WH005). Returns its id; an id that is there already is a no-op. In PL/pgSQL: perform webhook_publish_tx(...).';
+--! EndIncluded 1_publish/webhook_publish_tx.sql
 --! Included 2_fan_out/data_holds.sql
 -- Decides a webhook's data predicate. Whatever goes wrong in it is no match: the operator
 -- keeps silent about most errors, but not about an unknown variable or a time zone, and
@@ -1318,6 +1367,490 @@ $$;
 comment on function webhookpub.data_holds (jsonb, jsonpath) is
   'Whether a jsonpath predicate is true of the data; unknown or an error is false.';
 --! EndIncluded 2_fan_out/data_holds.sql
+--! Included 2_fan_out/delivery_id.sql
+-- Makes the id of a delivery: time first, so that ids are in the order of creation.
+--
+-- Called by  webhookpub.fan_out_events, once a batch; steering functions, for each.
+-- Returns    whd_, 12 hex digits of Unix milliseconds, 20 random ones.
+--
+-- The primary key is then the newest-first order that people ask for, and its inserts go
+-- to the index's right edge, however large the table is.
+
+create or replace function webhookpub.delivery_id (
+  p_now timestamptz
+)
+  returns text
+  language sql
+  volatile
+  parallel safe
+return 'whd_'
+  || lpad(to_hex((extract(epoch from p_now) * 1000)::bigint), 12, '0')
+  || left(webhookpub.random_hex(), 20);
+
+comment on function webhookpub.delivery_id (timestamptz) is
+  'whd_ and 32 hex digits: the time in milliseconds, then random ones.';
+--! EndIncluded 2_fan_out/delivery_id.sql
+--! Included 2_fan_out/enter_fan_out.sql
+-- Lets a worker become an awake fan-out, if there is room for one more.
+--
+-- Called by  a worker that heard of events, on a connection of its own.
+-- Locks      one of two seats, so that a stopped process can hold up only one of them,
+--            and the shared lock by which publishers know that somebody is awake. Both
+--            are held by the session until webhookpub.leave_fan_out.
+-- Returns    false when both seats are taken: then there is nothing to do.
+
+create or replace function webhookpub.enter_fan_out ()
+  returns boolean
+  language plpgsql
+  volatile
+as $$
+begin
+  if pg_catalog.pg_try_advisory_lock(2003006832, 2)
+    or pg_catalog.pg_try_advisory_lock(2003006832, 3)
+  then
+    perform pg_catalog.pg_advisory_lock_shared(2003006832, 1);
+    return true;
+  end if;
+  return false;
+end;
+$$;
+
+comment on function webhookpub.enter_fan_out () is
+  'Takes a seat as an awake fan-out, for this session; false when all seats are taken.';
+--! EndIncluded 2_fan_out/enter_fan_out.sql
+--! Included 2_fan_out/fan_out.sql
+-- One tick: turns pending events into deliveries, and adds a job for each webhook with work.
+--
+-- Called by  psql, or whoever has no worker at hand that would deliver them.
+-- Locks      the events it takes, skipping those that another fan-out has.
+-- Returns    how many events were fanned out, and how many deliveries that made.
+
+create or replace function webhookpub.fan_out (
+  p_limit integer default 500
+)
+  returns table (
+    event_count integer,
+    delivery_count integer
+  )
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_webhook_ids text[];
+begin
+  select b.event_count, b.delivery_count, b.webhook_ids
+  into event_count, delivery_count, v_webhook_ids
+  from webhookpub.fan_out_batch(p_limit) as b;
+  if v_webhook_ids is not null then
+    perform webhookpub.add_deliver_jobs(v_webhook_ids);
+  end if;
+  return next;
+end;
+$$;
+
+comment on function webhookpub.fan_out (integer) is
+  'Turns up to p_limit pending events into deliveries, of which it makes no more than a few thousand at once; returns how many of each. Safe to run any number of times at once.';
+--! EndIncluded 2_fan_out/fan_out.sql
+--! Included 2_fan_out/fan_out_batch.sql
+-- Turns pending events into deliveries, for a worker that goes on to deliver them itself.
+--
+-- Called by  an awake fan-out; webhookpub.fan_out.
+-- Locks      the events it takes, skipping those that another fan-out has.
+-- Returns    how many events were fanned out, how many deliveries that made, and the
+--            webhooks that they are for, each with its user.
+--
+-- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
+-- it does not come to gets a job by the next look at what is due (webhookpub.wake).
+--
+-- A batch is all or nothing. If it fails, its events go one by one; a culprit keeps its
+-- error and waits, longer each time, while the others go on. It is never given up.
+
+create or replace function webhookpub.fan_out_batch (
+  p_limit integer default 500,
+  out event_count integer,
+  out delivery_count integer,
+  out webhook_ids text[],
+  out user_ids text[]
+)
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+as $$
+declare
+  v_events webhookpub.events[];
+  v_event webhookpub.events;
+  v_done record;
+begin
+  event_count := 0;
+  delivery_count := 0;
+
+  begin
+    -- Locked and written in one subtransaction: two would leave both of them in the row,
+    -- and the index could not forget such a row until the next vacuum.
+    v_events := webhookpub.next_events(p_limit);
+    if v_events is not null then
+      v_done := webhookpub.fan_out_events(v_events);
+      webhook_ids := v_done.webhook_ids;
+      event_count := cardinality(v_events);
+      delivery_count := v_done.delivery_count;
+    end if;
+  exception when others then
+    if v_events is null then
+      raise; -- No event's fault: none was taken.
+    end if;
+    foreach v_event in array v_events loop
+      begin
+        select array_agg(p.event) into v_events
+        from (
+          select e as event
+          from webhookpub.events as e
+          where e.id = v_event.id and e.status = 'pending'
+          for update skip locked
+        ) as p;
+        continue when v_events is null;
+        v_done := webhookpub.fan_out_events(v_events);
+        webhook_ids := webhook_ids || v_done.webhook_ids;
+        event_count := event_count + 1;
+        delivery_count := delivery_count + v_done.delivery_count;
+      exception when others then
+        update webhookpub.events as e
+        set
+          attempts = e.attempts + 1,
+          last_error = format('%s (%s)', sqlerrm, sqlstate),
+          retry_at = clock_timestamp()
+            + least(interval '1 second' * 2 ^ least(e.attempts, 20), interval '1 hour')
+        where e.id = v_event.id and e.status = 'pending';
+      end;
+    end loop;
+  end;
+  -- Whose they are, so that a worker can share fairly.
+  if webhook_ids is not null then
+    select array_agg(w.id), array_agg(w.user_id) into webhook_ids, user_ids
+    from webhookpub.webhooks as w
+    where w.id = any (webhook_ids);
+  end if;
+end;
+$$;
+
+comment on function webhookpub.fan_out_batch (integer) is
+  'Turns up to p_limit pending events into deliveries, without jobs; returns how many of each, and for which webhooks of which users.';
+--! EndIncluded 2_fan_out/fan_out_batch.sql
+--! Included 2_fan_out/fan_out_events.sql
+-- Fans a batch out, in one statement: matches its events, inserts their first deliveries,
+-- moves their bytes to where they are kept, and marks them processed or no_match.
+--
+-- Called by  webhookpub.fan_out_batch, public.webhook_publish.
+-- Locks      the events, which the caller has locked; a delivery that is there already is
+--            left alone.
+-- Returns    how many deliveries are new, and the webhooks that they are for.
+--
+-- A few events go by a plan that is kept, for planning takes longer than the rest. It may have
+-- been made when tables were small: so it looks up row by row, and never joins a whole table.
+-- Many are worth a plan for their number.
+
+create or replace function webhookpub.fan_out_events (
+  p_events webhookpub.events[],
+  out delivery_count bigint,
+  out webhook_ids text[]
+)
+  language plpgsql
+  volatile
+  set plan_cache_mode = force_custom_plan
+  set enable_hashjoin = on
+  set enable_mergejoin = on
+  set enable_seqscan = off
+  set jit = off
+as $$
+begin
+  if cardinality(p_events) <= 20 then
+    perform pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true);
+    perform pg_catalog.set_config('enable_hashjoin', 'off', true);
+    perform pg_catalog.set_config('enable_mergejoin', 'off', true);
+  end if;
+  with event_type as materialized (
+    select t.name, webhookpub.type_patterns(t.name) as patterns
+    from (select distinct e.type as name from unnest(p_events) as e) as t
+  ),
+  -- At least one row for each event; without a webhook if none matches.
+  matched as materialized (
+    select
+      e.id as event_id,
+      e.type as event_type,
+      e.message_id,
+      e.created_at as event_created_at,
+      w.id as webhook_id,
+      cardinality(w.retry_schedule) + 1 as max_attempts
+    from unnest(p_events) as e
+    join event_type as t on t.name = e.type
+    -- User by user, by one look into the index; "offset 0" keeps the planner from joining.
+    left join lateral (
+      select w.id, w.retry_schedule
+      from webhookpub.webhooks as w
+      where w.user_id = e.user_id
+        and webhookpub.unmatched_clause(
+          w,
+          e,
+          t.patterns,
+          -- Parsed only for webhooks that filter by it.
+          case when w.filter_data is not null
+            then coalesce(e.envelope, webhookpub.stored_envelope(e.id, e.created_at))::jsonb
+              -> 'data'
+          end
+        ) is null
+      offset 0
+    ) as w on true
+  ),
+  -- Random bytes are dear: one id is made for the batch, and a number in its midst tells its
+  -- deliveries apart. They then go to the right edge of the index one after the other.
+  batch as materialized (
+    select
+      c.at, left(i.id, 16) as prefix, right(i.id, 14) as suffix,
+      c.at + (select s.delivery_retention from webhookpub.settings as s) as expires_at
+    from (select clock_timestamp() as at) as c
+    cross join lateral (select webhookpub.delivery_id(c.at) as id offset 0) as i
+  ),
+  created as (
+    insert into webhookpub.deliveries as d
+      (id, webhook_id, event_id, event_type, event_created_at, message_id, max_attempts,
+       next_attempt_at, created_at, expires_at)
+    select
+      b.prefix || lpad(to_hex(row_number() over ()), 6, '0') || b.suffix,
+      m.webhook_id, m.event_id, m.event_type, m.event_created_at, m.message_id,
+      m.max_attempts, b.at, b.at, b.expires_at
+    from matched as m
+    cross join batch as b
+    where m.webhook_id is not null
+    on conflict (event_id, webhook_id) where replay_id is null do nothing
+    returning d.webhook_id
+  ),
+  moved as (
+    insert into webhookpub.envelopes (event_id, created_at, user_id, body)
+    select p.id, p.created_at, p.user_id, p.envelope
+    from unnest(p_events) as p
+    where p.envelope is not null
+  ),
+  marked as (
+    update webhookpub.events as e
+    set
+      status = (
+        case when m.webhook_ids is null then 'no_match' else 'processed' end
+      )::webhookpub.event_status,
+      matched_webhook_ids = coalesce(m.webhook_ids, '{}'),
+      envelope = null,
+      attempts = e.attempts + 1,
+      retry_at = null,
+      processed_at = clock_timestamp()
+    from (
+      select
+        g.event_id,
+        array_agg(g.webhook_id order by g.webhook_id)
+          filter (where g.webhook_id is not null) as webhook_ids
+      from matched as g
+      group by g.event_id
+    ) as m
+    where e.id = m.event_id
+  )
+  select count(*), array_agg(distinct c.webhook_id)
+  into delivery_count, webhook_ids
+  from created as c;
+end;
+$$;
+
+comment on function webhookpub.fan_out_events (webhookpub.events[]) is
+  'Matches events against their users'' webhooks, inserts the first deliveries and marks the events processed or no_match.';
+--! EndIncluded 2_fan_out/fan_out_events.sql
+--! Included 2_fan_out/leave_fan_out.sql
+-- Gives the seat of an awake fan-out back.
+--
+-- Called by  an awake fan-out, on the connection that entered.
+
+create or replace function webhookpub.leave_fan_out ()
+  returns void
+  language sql
+  volatile
+as $$
+  select pg_catalog.pg_advisory_unlock_all();
+$$;
+
+comment on function webhookpub.leave_fan_out () is
+  'Gives back what webhookpub.enter_fan_out took.';
+--! EndIncluded 2_fan_out/leave_fan_out.sql
+--! Included 2_fan_out/next_events.sql
+-- Picks the pending events that a batch takes, and locks them: the oldest, and while there are
+-- more of them than that, up to a half of what is new of users who have none among them. So
+-- one user's burst does not make another's event wait until all of it has been fanned out.
+--
+-- Called by  webhookpub.fan_out_batch.
+-- Locks      the events, skipping those that another fan-out has.
+-- Returns    them, or null.
+--
+-- A batch is bounded by what it may become, too: each event counts for all webhooks of its
+-- user. Users take turns until that is used up, those with few webhooks first; one event is
+-- always taken. Now and then the oldest goes first, so that one that fills a batch by itself
+-- does not wait for ever.
+
+create or replace function webhookpub.next_events (
+  p_limit integer,
+  out events webhookpub.events[]
+)
+  language plpgsql
+  volatile
+  -- By index, and few, whatever stale statistics say.
+  set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_most constant integer := 2000;
+  v_oldest_first constant boolean := random() < 0.1;
+begin
+  select array_agg(o.event) into events
+  from (
+    select e as event
+    from webhookpub.events as e
+    where e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)
+    order by e.expires_at
+    limit greatest(p_limit, 0)
+    for update skip locked
+  ) as o;
+  if events is null or cardinality(events) = 1 then
+    return;
+  end if;
+
+  if cardinality(events) = p_limit then
+    select (array_agg(o.event) || events)[: p_limit] into events
+    from (
+      select l.event
+      from (
+        select e.id, e.user_id
+        from webhookpub.events as e
+        where e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)
+        order by e.expires_at desc
+        limit p_limit
+      ) as n
+      -- One by one; "offset 0" keeps the planner from joining, "is true" from the index by
+      -- status.
+      cross join lateral (
+        select e as event
+        from webhookpub.events as e
+        where e.id = n.id
+          and (e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)) is true
+        for update skip locked
+        offset 0
+      ) as l
+      where n.user_id not in (select e.user_id from unnest(events) as e)
+      limit p_limit / 2
+    ) as o;
+  end if;
+
+  if v_most < (
+    select sum(u.count * (
+      select count(*) from webhookpub.webhooks as w where w.user_id = u.user_id
+    ))
+    from (select e.user_id, count(*) from unnest(events) as e group by e.user_id) as u
+  ) then
+    select array_agg(c.event) into events
+    from (
+      select
+        t.event,
+        sum(t.webhooks) over o as so_far,
+        row_number() over o as n
+      from (
+        select
+          e as event, e.id, e.expires_at, u.webhooks,
+          row_number() over (partition by e.user_id order by e.expires_at, e.id) as turn
+        from unnest(events) as e
+        join (
+          select u.user_id, (
+            select count(*) from webhookpub.webhooks as w where w.user_id = u.user_id
+          ) as webhooks
+          from (select distinct e.user_id from unnest(events) as e) as u
+          offset 0 -- Counted once a user.
+        ) as u on u.user_id = e.user_id
+      ) as t
+      window o as (
+        order by t.turn, case when not v_oldest_first then t.webhooks end, t.expires_at, t.id
+      )
+    ) as c
+    where c.so_far <= v_most or c.n = 1;
+  end if;
+end;
+$$;
+
+comment on function webhookpub.next_events (integer) is
+  'Locks up to p_limit pending events: the oldest, and some that are new of other users; not more than may become 2,000 deliveries, or one. Returns them.';
+--! EndIncluded 2_fan_out/next_events.sql
+--! Included 2_fan_out/stored_envelope.sql
+-- Finds the bytes of an event that has been fanned out.
+--
+-- Called by  webhookpub.fan_out_events, when somebody has set an event back to pending;
+--            webhookpub.explain_event.
+-- Returns    the envelope, or null.
+
+create or replace function webhookpub.stored_envelope (
+  p_event_id text,
+  p_created_at timestamptz
+)
+  returns text
+  language plpgsql
+  stable
+as $$
+begin
+  return (
+    select n.body
+    from webhookpub.envelopes as n
+    where n.event_id = p_event_id and n.created_at = p_created_at
+  );
+end;
+$$;
+
+comment on function webhookpub.stored_envelope (text, timestamptz) is
+  'The envelope of an event that was fanned out; p_created_at finds its partition.';
+--! EndIncluded 2_fan_out/stored_envelope.sql
+--! Included 2_fan_out/type_patterns.sql
+-- Lists every entry of webhooks.events that an event type satisfies.
+--
+-- Called by  webhookpub.fan_out_events, webhookpub.explain_event, webhookpub.check_events.
+-- Returns    for email.sent: {*, email.*, email.sent}. One array overlap then decides.
+--
+-- PL/pgSQL keeps the plan; as an SQL function it took as long as the rest of a small fan-out.
+
+create or replace function webhookpub.type_patterns (
+  p_event_type text
+)
+  returns text[]
+  language plpgsql
+  immutable
+  strict
+  parallel safe
+as $$
+begin
+  return (
+    select array_agg(
+      case
+        when n.words = 0 then '*'
+        when n.words = cardinality(t.words) then p_event_type
+        else array_to_string(t.words[1 : n.words], '.') || '.*'
+      end
+      order by n.words
+    )
+    from (select string_to_array(p_event_type, '.') as words) as t
+    cross join generate_series(0, cardinality(t.words)) as n (words)
+  );
+end;
+$$;
+
+comment on function webhookpub.type_patterns (text) is
+  'The entries of webhooks.events that match this type: *, each prefix with .*, and itself.';
+--! EndIncluded 2_fan_out/type_patterns.sql
 --! Included 2_fan_out/unmatched_clause.sql
 -- Decides whether an event is for a webhook, and if not, which clause says so. This is
 -- the one implementation of matching: fan-out and explain_event both ask it.
@@ -1372,334 +1905,107 @@ comment on function webhookpub.unmatched_clause
   (webhookpub.webhooks, webhookpub.events, text[], jsonb) is
   'The first clause of a webhook that an event does not satisfy; null when it matches.';
 --! EndIncluded 2_fan_out/unmatched_clause.sql
---! Included 2_fan_out/stored_envelope.sql
--- Finds the bytes of an event that has been fanned out.
+--! Included 3_deliver/due_deliveries.sql
+-- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
+-- One whose circuit is open has none; when the pause is over, one, as a probe. Suspects
+-- (webhookpub.due_suspects) come first. A webhook without a secret, as after a restore that
+-- left them out, waits for webhookpub.rotate_secret: nothing goes out unsigned.
 --
--- Called by  webhookpub.fan_out_events, when somebody has set an event back to pending;
---            webhookpub.explain_event.
--- Returns    the envelope, or null.
+-- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
+-- Locks      the deliveries, skipping those that somebody else holds.
+-- Returns    their ids, or null; the webhooks of which there may be more: those that used
+--            up their room; and between when their events were published.
 
-create or replace function webhookpub.stored_envelope (
-  p_event_id text,
-  p_created_at timestamptz
+create or replace function webhookpub.due_deliveries (
+  p_webhook_ids text[],
+  p_limits integer[],
+  p_now timestamptz,
+  p_suspects text[],
+  out due text[],
+  out cut_short text[],
+  out first_event_at timestamptz,
+  out last_event_at timestamptz
 )
-  returns text
-  language plpgsql
-  stable
-as $$
-begin
-  return (
-    select n.body
-    from webhookpub.envelopes as n
-    where n.event_id = p_event_id and n.created_at = p_created_at
-  );
-end;
-$$;
-
-comment on function webhookpub.stored_envelope (text, timestamptz) is
-  'The envelope of an event that was fanned out; p_created_at finds its partition.';
---! EndIncluded 2_fan_out/stored_envelope.sql
---! Included 2_fan_out/fan_out_events.sql
--- Matches events and inserts their first deliveries: one statement for the whole batch.
---
--- Called by  webhookpub.mark_fanned_out, public.webhook_publish.
--- Locks      none; a delivery that is there already is left alone.
--- Returns    for each event that matched: the webhooks, and how many deliveries are new.
-
-create or replace function webhookpub.fan_out_events (
-  p_events webhookpub.events[]
-)
-  returns table (
-    event_id text,
-    matched_webhook_ids text[],
-    delivery_count bigint
-  )
-  language sql
-  volatile
-  -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
-  set plan_cache_mode = force_custom_plan
-  set enable_seqscan = off
-  set jit = off
-as $$
-  with event_type as materialized (
-    select t.name, webhookpub.type_patterns(t.name) as patterns
-    from (select distinct e.type as name from unnest(p_events) as e) as t
-  ),
-  matched as materialized (
-    select
-      e.id as event_id,
-      e.type as event_type,
-      e.message_id,
-      e.created_at as event_created_at,
-      w.id as webhook_id,
-      cardinality(w.retry_schedule) + 1 as max_attempts
-    from unnest(p_events) as e
-    join event_type as t on t.name = e.type
-    join webhookpub.webhooks as w on w.user_id = e.user_id
-    where webhookpub.unmatched_clause(
-      w,
-      e,
-      t.patterns,
-      -- Parsed only for webhooks that filter by it.
-      case when w.filter_data is not null
-        then coalesce(e.envelope, webhookpub.stored_envelope(e.id, e.created_at))::jsonb -> 'data'
-      end
-    ) is null
-  ),
-  created as (
-    insert into webhookpub.deliveries as d
-      (id, webhook_id, event_id, event_type, event_created_at, message_id, max_attempts,
-       next_attempt_at, created_at, expires_at)
-    select
-      'whd_' || webhookpub.random_hex(), m.webhook_id, m.event_id, m.event_type,
-      m.event_created_at, m.message_id, m.max_attempts,
-      c.at, c.at, c.at + s.delivery_retention
-    from matched as m
-    cross join webhookpub.settings as s
-    cross join (select clock_timestamp() as at) as c
-    on conflict (event_id, webhook_id) where replay_id is null do nothing
-    returning d.event_id, d.webhook_id
-  )
-  -- Counted side by side: a join of the two would be guessed to be tiny.
-  select
-    b.event_id,
-    array_agg(b.webhook_id order by b.webhook_id) filter (where not b.is_new),
-    count(*) filter (where b.is_new)
-  from (
-    select m.event_id, m.webhook_id, false as is_new from matched as m
-    union all
-    select c.event_id, c.webhook_id, true from created as c
-  ) as b
-  group by b.event_id;
-$$;
-
-comment on function webhookpub.fan_out_events (webhookpub.events[]) is
-  'Matches events against their users'' webhooks and inserts the first deliveries.';
---! EndIncluded 2_fan_out/fan_out_events.sql
---! Included 2_fan_out/add_deliver_jobs.sql
--- Makes sure that each of these webhooks has a job that will look for its due deliveries.
---
--- Called by  webhookpub.fan_out, webhookpub.wake_deliveries, and steering functions.
--- Locks      the webhooks' job rows, in the order of their ids.
-
-create or replace function webhookpub.add_deliver_jobs (
-  p_webhook_ids text[]
-)
-  returns void
-  language sql
-  volatile
-as $$
-  with wanted as materialized (
-    select distinct w.id from unnest(p_webhook_ids) as w (id)
-  ),
-  added as materialized (
-    select j.key
-    from graphile_worker.add_jobs(array(
-      select row(
-        'webhook_deliver', json_build_object('webhook_id', w.id), null, null, null, w.id,
-        null, null
-      )::graphile_worker.job_spec
-      from wanted as w
-      order by w.id
-    )) as j
-    where exists (select from wanted)
-  ),
-  -- add_jobs leaves out a key whose job was locked in that very instant.
-  missed as (
-    select w.id from wanted as w where w.id not in (select a.key from added as a)
-  )
-  select count(*)
-  from missed as m
-  cross join lateral graphile_worker.add_job(
-    'webhook_deliver', json_build_object('webhook_id', m.id)
-  ) as j;
-$$;
-
-comment on function webhookpub.add_deliver_jobs (text[]) is
-  'Adds a webhook_deliver job for each of these webhooks, unless one waits already.';
---! EndIncluded 2_fan_out/add_deliver_jobs.sql
---! Included 2_fan_out/mark_fanned_out.sql
--- Fans a batch out, marks its events and moves their bytes to where they are kept: all or
--- nothing.
---
--- Called by  webhookpub.fan_out.
--- Returns    how many deliveries are new, and the webhooks that got work.
-
-create or replace function webhookpub.mark_fanned_out (
-  p_events webhookpub.events[],
-  out delivery_count bigint,
-  out webhook_ids text[]
-)
-  language sql
-  volatile
-  -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
-  set plan_cache_mode = force_custom_plan
-  set enable_seqscan = off
-  set jit = off
-as $$
-  with matched as materialized (
-    select f.* from webhookpub.fan_out_events(p_events) as f
-  ),
-  moved as (
-    insert into webhookpub.envelopes (event_id, created_at, user_id, body)
-    select p.id, p.created_at, p.user_id, p.envelope
-    from unnest(p_events) as p
-    where p.envelope is not null
-  ),
-  marked as (
-    update webhookpub.events as e
-    set
-      status = (
-        case when m.event_id is null then 'no_match' else 'processed' end
-      )::webhookpub.event_status,
-      matched_webhook_ids = coalesce(m.matched_webhook_ids, '{}'),
-      envelope = null,
-      attempts = e.attempts + 1,
-      retry_at = null,
-      processed_at = clock_timestamp()
-    from unnest(p_events) as p
-    left join matched as m on m.event_id = p.id
-    where e.id = p.id
-  )
-  select
-    coalesce(sum(m.delivery_count), 0)::bigint,
-    array(
-      select distinct w.id
-      from matched as g
-      cross join unnest(g.matched_webhook_ids) as w (id)
-      where g.delivery_count > 0
-    )
-  from matched as m;
-$$;
-
-comment on function webhookpub.mark_fanned_out (webhookpub.events[]) is
-  'Inserts the deliveries of these events and marks them processed or no_match.';
---! EndIncluded 2_fan_out/mark_fanned_out.sql
---! Included 2_fan_out/fan_out.sql
--- One tick: turns pending events into deliveries.
---
--- Called by  the task webhook_fan_out; psql.
--- Locks      the events it takes, skipping those that another fan-out has.
--- Returns    how many events were fanned out, and how many deliveries that made.
---
--- A batch is all or nothing. If it fails, its events go one by one; a culprit keeps its
--- error and waits, longer each time, while the others go on. It is never given up.
-
-create or replace function webhookpub.fan_out (
-  p_limit integer default 500
-)
-  returns table (
-    event_count integer,
-    delivery_count integer
-  )
   language plpgsql
   volatile
-  security definer
-  set search_path = pg_catalog, pg_temp
-  -- The pending ones, in order, by their index, whatever stale statistics say.
+  -- From few webhooks to few deliveries, by index, whatever stale statistics say: there is
+  -- only this one plan, and making it takes longer than the rest.
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
   set jit = off
   set enable_bitmapscan = off
 as $$
-declare
-  v_events webhookpub.events[];
-  v_event webhookpub.events;
-  v_done record;
 begin
-  event_count := 0;
-  delivery_count := 0;
-
-  select array_agg(p order by p.expires_at) into v_events
-  from (
-    select e.*
-    from webhookpub.events as e
-    where e.status = 'pending'
-      and (e.retry_at is null or e.retry_at <= clock_timestamp())
-    order by e.expires_at
-    limit p_limit
-    for update skip locked
-  ) as p;
-  if v_events is null then
-    return next;
-    return;
-  end if;
-
-  begin
-    v_done := webhookpub.mark_fanned_out(v_events);
-    event_count := cardinality(v_events);
-    delivery_count := v_done.delivery_count;
-    perform webhookpub.add_deliver_jobs(v_done.webhook_ids);
-  exception when others then
-    event_count := 0;
-    delivery_count := 0;
-    foreach v_event in array v_events loop
-      begin
-        v_done := webhookpub.mark_fanned_out(array[v_event]);
-        perform webhookpub.add_deliver_jobs(v_done.webhook_ids);
-        event_count := event_count + 1;
-        delivery_count := delivery_count + v_done.delivery_count;
-      exception when others then
-        update webhookpub.events as e
-        set
-          attempts = e.attempts + 1,
-          last_error = format('%s (%s)', sqlerrm, sqlstate),
-          retry_at = clock_timestamp()
-            + least(interval '1 second' * 2 ^ least(e.attempts, 20), interval '1 hour')
-        where e.id = v_event.id;
-      end;
-    end loop;
-  end;
-  return next;
+  select
+    array_agg(f.id), array_agg(w.id) filter (where f.n = w.room),
+    min(f.event_created_at), max(f.event_created_at)
+  into due, cut_short, first_event_at, last_event_at
+  from unnest(p_webhook_ids, p_limits) as p (id, room)
+  cross join lateral (
+    select w.id, least(p.room, webhookpub.requests_allowed(w, p_now) - (
+      -- In an order, so that no plan reads all that the webhook ever got.
+      select count(*)
+      from (
+        select
+        from webhookpub.deliveries as d
+        where d.webhook_id = w.id and d.status = 'pending' and d.leased
+          and d.next_attempt_at > p_now
+        order by d.next_attempt_at
+        limit w.max_in_flight
+      ) as d
+    )) as room
+    from webhookpub.webhooks as w
+    where w.id = p.id and w.enabled
+      and exists (
+        select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
+      )
+    offset 0
+  ) as w
+  cross join lateral (
+    select u.id, u.event_created_at, row_number() over () as n
+    from (
+      select s.id, s.event_created_at
+      from (
+        select d.id, d.event_created_at
+        from webhookpub.deliveries as d
+        where d.id = any (p_suspects)
+          -- By the primary key, never through all that the webhook has ever had.
+          and d.webhook_id || '' = w.id
+        limit greatest(w.room, 0)
+        for update skip locked
+      ) as s
+      union all
+      -- Those whose worker was lost come first; whom two were lost with, only as p_suspects.
+      select l.id, l.event_created_at
+      from (
+        select d.id, d.event_created_at
+        from webhookpub.deliveries as d
+        where d.webhook_id = w.id and d.status = 'pending' and d.leased
+          and d.next_attempt_at <= p_now and d.lost_in_a_row = 0
+        order by d.next_attempt_at
+        limit greatest(w.room, 0)
+        for update skip locked
+      ) as l
+      union all
+      select r.id, r.event_created_at
+      from (
+        select d.id, d.event_created_at
+        from webhookpub.deliveries as d
+        where d.webhook_id = w.id and d.status = 'pending' and not d.leased
+          and d.next_attempt_at <= p_now
+        order by d.next_attempt_at
+        limit greatest(w.room, 0)
+        for update skip locked
+      ) as r
+    ) as u
+    limit greatest(w.room, 0)
+  ) as f;
 end;
 $$;
 
-comment on function webhookpub.fan_out (integer) is
-  'Turns up to p_limit pending events into deliveries; returns how many of each. Safe to run any number of times at once.';
---! EndIncluded 2_fan_out/fan_out.sql
---! Included 2_fan_out/enter_fan_out.sql
--- Lets a worker become an awake fan-out, if there is room for one more.
---
--- Called by  the task webhook_fan_out, on a connection of its own.
--- Locks      one of two seats, so that a stopped process can hold up only one of them,
---            and the shared lock by which publishers know that somebody is awake. Both
---            are held by the session until webhookpub.leave_fan_out.
--- Returns    false when both seats are taken: then there is nothing to do.
-
-create or replace function webhookpub.enter_fan_out ()
-  returns boolean
-  language plpgsql
-  volatile
-as $$
-begin
-  if pg_catalog.pg_try_advisory_lock(2003006832, 2)
-    or pg_catalog.pg_try_advisory_lock(2003006832, 3)
-  then
-    perform pg_catalog.pg_advisory_lock_shared(2003006832, 1);
-    return true;
-  end if;
-  return false;
-end;
-$$;
-
-comment on function webhookpub.enter_fan_out () is
-  'Takes a seat as an awake fan-out, for this session; false when all seats are taken.';
---! EndIncluded 2_fan_out/enter_fan_out.sql
---! Included 2_fan_out/leave_fan_out.sql
--- Gives the seat of an awake fan-out back.
---
--- Called by  the task webhook_fan_out, on the connection that entered.
-
-create or replace function webhookpub.leave_fan_out ()
-  returns void
-  language sql
-  volatile
-as $$
-  select pg_catalog.pg_advisory_unlock_all();
-$$;
-
-comment on function webhookpub.leave_fan_out () is
-  'Gives back what webhookpub.enter_fan_out took.';
---! EndIncluded 2_fan_out/leave_fan_out.sql
+comment on function webhookpub.due_deliveries (text[], integer[], timestamptz, text[]) is
+  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns their ids, and the webhooks that may have more.';
+--! EndIncluded 3_deliver/due_deliveries.sql
 --! Included 3_deliver/hmac_sha256.sql
 -- Computes the HMAC that both signature schemes are made of.
 --
@@ -1726,132 +2032,17 @@ return hmac(p_message, p_key, 'sha256');
 comment on function webhookpub.hmac_sha256 (bytea, bytea) is
   'HMAC-SHA256 of a message, 32 bytes.';
 --! EndIncluded 3_deliver/hmac_sha256.sql
---! Included 3_deliver/sign_standard.sql
--- Signs a request by the Standard Webhooks specification.
---
--- Called by  webhookpub.lease_deliveries, per row: no pinned path, so that it is inlined.
--- Returns    v1, and the base64 of the HMAC; the key is the decoded part of the secret.
-
-create or replace function webhookpub.sign_standard (
-  p_secret text,
-  p_event_id text,
-  p_timestamp bigint,
-  p_body text
-)
-  returns text
-  language sql
-  immutable
-  parallel safe
-return 'v1,' || encode(
-  webhookpub.hmac_sha256(
-    convert_to(p_event_id || '.' || p_timestamp || '.' || p_body, 'UTF8'),
-    decode(substr(p_secret, 7), 'base64')
-  ),
-  'base64'
-);
-
-comment on function webhookpub.sign_standard (text, text, bigint, text) is
-  'One signature of the scheme standard: v1,<base64>. p_timestamp is in Unix seconds.';
---! EndIncluded 3_deliver/sign_standard.sql
---! Included 3_deliver/sign_stripe.sql
--- Signs a request in the manner of Stripe.
---
--- Called by  webhookpub.lease_deliveries, per row: no pinned path, so that it is inlined.
--- Returns    v1= and the HMAC in hex; the key is the whole secret, as text.
-
-create or replace function webhookpub.sign_stripe (
-  p_secret text,
-  p_timestamp bigint,
-  p_body text
-)
-  returns text
-  language sql
-  immutable
-  parallel safe
-return 'v1=' || encode(
-  webhookpub.hmac_sha256(
-    convert_to(p_timestamp || '.' || p_body, 'UTF8'), convert_to(p_secret, 'UTF8')
-  ),
-  'hex'
-);
-
-comment on function webhookpub.sign_stripe (text, bigint, text) is
-  'One signature of the scheme stripe: v1=<hex>. p_timestamp is in Unix seconds.';
---! EndIncluded 3_deliver/sign_stripe.sql
---! Included 3_deliver/due_deliveries.sql
--- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
---
--- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
--- Locks      the deliveries, skipping those that somebody else holds.
--- Returns    their ids, or null.
-
-create or replace function webhookpub.due_deliveries (
-  p_webhook_ids text[],
-  p_limits integer[],
-  p_now timestamptz
-)
-  returns text[]
-  language sql
-  volatile
-  -- From few webhooks to few deliveries, by index, whatever stale statistics say.
-  set enable_seqscan = off
-  set jit = off
-  set enable_bitmapscan = off
-as $$
-  select array_agg(f.id)
-  from unnest(p_webhook_ids, p_limits) as p (id, room)
-  cross join lateral (
-    select w.id, least(p.room, w.max_in_flight - (
-      select count(*)
-      from webhookpub.deliveries as d
-      where d.webhook_id = w.id and d.status = 'pending' and d.leased
-        and d.next_attempt_at > p_now
-    )) as room
-    from webhookpub.webhooks as w
-    where w.id = p.id and w.enabled
-    offset 0
-  ) as w
-  cross join lateral (
-    select u.id
-    from (
-      -- Those whose worker was lost come first.
-      select l.id
-      from (
-        select d.id
-        from webhookpub.deliveries as d
-        where d.webhook_id = w.id and d.status = 'pending' and d.leased
-          and d.next_attempt_at <= p_now
-        order by d.next_attempt_at
-        limit greatest(w.room, 0)
-        for update skip locked
-      ) as l
-      union all
-      select r.id
-      from (
-        select d.id
-        from webhookpub.deliveries as d
-        where d.webhook_id = w.id and d.status = 'pending' and not d.leased
-          and d.next_attempt_at <= p_now
-        order by d.next_attempt_at
-        limit greatest(w.room, 0)
-        for update skip locked
-      ) as r
-    ) as u
-    limit greatest(w.room, 0)
-  ) as f;
-$$;
-
-comment on function webhookpub.due_deliveries (text[], integer[], timestamptz) is
-  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight; returns their ids.';
---! EndIncluded 3_deliver/due_deliveries.sql
 --! Included 3_deliver/lease_deliveries.sql
 -- Leases due deliveries to a worker and says all that it needs to POST them.
 --
--- Called by  the task webhook_deliver, for many webhooks at once.
+-- Called by  the deliverer of a worker, for many webhooks at once.
 -- Locks      each webhook's lease, for the length of this call, in the order of their
---            ids; then the deliveries, skipping those that somebody else holds.
+--            hashes, which is what is locked; then the deliveries, skipping those that
+--            somebody else holds; if there are suspects, every other choice of such, which
+--            is not waited for.
 -- Returns    one row for each leased delivery. timeout_ms is the deadline of the whole
 --            exchange; the lease lasts 15 s longer, so that its answer can be recorded.
+--            more: the webhook used up its room, so there may be more that is due.
 --
 -- The lease is next_attempt_at itself: an answer, a retry and a worker that died are all
 -- the same thing, a pending row that is due or not.
@@ -1870,12 +2061,14 @@ create or replace function webhookpub.lease_deliveries (
     headers jsonb,
     body text,
     allow_http boolean,
-    allowed_networks text[]
+    allowed_networks text[],
+    more boolean
   )
   language plpgsql
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
   set jit = off
   set enable_bitmapscan = off
@@ -1885,14 +2078,34 @@ declare
   v_now timestamptz;
   v_seconds bigint;
   v_settings webhookpub.settings;
+  v_suspects text[];
+  v_trial_size integer;
   v_due text[];
+  v_cut_short text[];
+  v_first_event_at timestamptz;
+  v_last_event_at timestamptz;
 begin
   -- A statement of its own: the next one must see what the last holder did.
-  perform pg_advisory_xact_lock(2003006833, hashtext(o.id))
-  from (select distinct p.id from unnest(p_webhook_ids) as p (id) order by p.id) as o;
+  perform pg_advisory_xact_lock(2003006833, o.hash)
+  from (
+    select distinct hashtext(p.id) as hash from unnest(p_webhook_ids) as p (id) order by hash
+  ) as o;
   v_now := clock_timestamp();
   v_seconds := floor(extract(epoch from v_now));
-  v_due := webhookpub.due_deliveries(p_webhook_ids, p_limits, v_now);
+  if exists (
+      select
+      from webhookpub.deliveries as d
+      where d.status = 'pending' and d.leased and d.lost_in_a_row > 0
+        and d.next_attempt_at <= v_now
+    )
+    and pg_try_advisory_xact_lock(2003006834, 3)
+  then
+    select s.ids, s.trial_size into v_suspects, v_trial_size
+    from webhookpub.due_suspects(p_webhook_ids, v_now) as s;
+  end if;
+  select d.due, d.cut_short, d.first_event_at, d.last_event_at
+  into v_due, v_cut_short, v_first_event_at, v_last_event_at
+  from webhookpub.due_deliveries(p_webhook_ids, p_limits, v_now, v_suspects) as d;
   if v_due is null then
     return;
   end if;
@@ -1904,6 +2117,9 @@ begin
     set
       leased = true,
       lost = d.lost + d.leased::integer,
+      -- Any answer has ended the lease: then this begins anew.
+      lost_in_a_row = case when d.leased then d.lost_in_a_row + 1 else 0 end,
+      trial_size = case when d.leased and d.lost_in_a_row > 0 then v_trial_size end,
       attempts = d.attempts + 1,
       last_attempt_at = v_now,
       next_attempt_at = v_now + interval '15 seconds' + coalesce(
@@ -1939,7 +2155,8 @@ begin
     end,
     n.body,
     v_settings.allow_http,
-    v_settings.allowed_networks::text[]
+    v_settings.allowed_networks::text[],
+    coalesce(l.webhook_id = any (v_cut_short), false)
   from leased as l
   -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
   cross join lateral (
@@ -1949,6 +2166,8 @@ begin
     select n.body
     from webhookpub.envelopes as n
     where n.event_id = l.event_id and n.created_at = l.event_created_at
+      -- So that only the partitions of these days are opened.
+      and n.created_at between v_first_event_at and v_last_event_at
     offset 0
   ) as n
   cross join lateral (
@@ -1974,7 +2193,706 @@ $$;
 comment on function webhookpub.lease_deliveries (text[], integer[]) is
   'Leases due deliveries of these webhooks, at most p_limits of each, within max_in_flight; returns the requests, signed.';
 --! EndIncluded 3_deliver/lease_deliveries.sql
---! Included 4_record/retry_after.sql
+--! Included 3_deliver/sign_standard.sql
+-- Signs a request by the Standard Webhooks specification.
+--
+-- Called by  webhookpub.lease_deliveries, per row: no pinned path, and no more immutable than
+--            convert_to is, so that it is inlined: faster, and the secret is nowhere a
+--            parameter, which might be logged.
+-- Returns    v1, and the base64 of the HMAC; the key is the decoded part of the secret.
+
+create or replace function webhookpub.sign_standard (
+  p_secret text,
+  p_event_id text,
+  p_timestamp bigint,
+  p_body text
+)
+  returns text
+  language sql
+  stable
+  parallel safe
+return 'v1,' || encode(
+  webhookpub.hmac_sha256(
+    convert_to(p_event_id || '.' || p_timestamp || '.' || p_body, 'UTF8'),
+    decode(substr(p_secret, 7), 'base64')
+  ),
+  'base64'
+);
+
+comment on function webhookpub.sign_standard (text, text, bigint, text) is
+  'One signature of the scheme standard: v1,<base64>. p_timestamp is in Unix seconds.';
+--! EndIncluded 3_deliver/sign_standard.sql
+--! Included 3_deliver/sign_stripe.sql
+-- Signs a request in the manner of Stripe.
+--
+-- Called by  webhookpub.lease_deliveries, per row: no pinned path, and no more immutable than
+--            convert_to is, so that it is inlined: faster, and the secret is nowhere a
+--            parameter, which might be logged.
+-- Returns    v1= and the HMAC in hex; the key is the whole secret, as text.
+
+create or replace function webhookpub.sign_stripe (
+  p_secret text,
+  p_timestamp bigint,
+  p_body text
+)
+  returns text
+  language sql
+  stable
+  parallel safe
+return 'v1=' || encode(
+  webhookpub.hmac_sha256(
+    convert_to(p_timestamp || '.' || p_body, 'UTF8'), convert_to(p_secret, 'UTF8')
+  ),
+  'hex'
+);
+
+comment on function webhookpub.sign_stripe (text, bigint, text) is
+  'One signature of the scheme stripe: v1=<hex>. p_timestamp is in Unix seconds.';
+--! EndIncluded 3_deliver/sign_stripe.sql
+--! Included 4_record/disable_webhooks.sql
+-- Disables webhooks for a reason of the system's own, and tells their users.
+--
+-- Called by  webhookpub.record_attempts (gone), webhookpub.disable_failing (failing).
+-- Locks      the webhooks, which its callers have locked already; it waits for none.
+-- Returns    how many were enabled until now; only those are told of.
+
+create or replace function webhookpub.disable_webhooks (
+  p_webhook_ids text[],
+  p_reason text
+)
+  returns bigint
+  language sql
+  volatile
+as $$
+  with enabled as materialized (
+    select w.id
+    from webhookpub.webhooks as w
+    where w.id = any (p_webhook_ids) and w.enabled
+    for no key update skip locked
+  ),
+  disabled as (
+    update webhookpub.webhooks as w
+    set enabled = false, disabled_at = clock_timestamp(), disabled_reason = p_reason
+    from enabled as e
+    where w.id = e.id
+    returning w.*
+  )
+  select count(coalesce(public.webhook_publish_best_effort_tx(
+    'webhook.disabled',
+    d.user_id,
+    jsonb_build_object(
+      'webhook_id', d.id,
+      'url', d.url,
+      'reason', d.disabled_reason,
+      'disabled_at', webhookpub.rfc3339(d.disabled_at),
+      'failing_since', webhookpub.rfc3339(d.failing_since),
+      'last_delivered_at', webhookpub.rfc3339(d.last_delivered_at)
+    )
+  ), ''))
+  from disabled as d;
+$$;
+
+comment on function webhookpub.disable_webhooks (text[], text) is
+  'Disables those of these webhooks that are enabled and publishes webhook.disabled for each.';
+--! EndIncluded 4_record/disable_webhooks.sql
+--! Included 4_record/publish_delivery_failed.sql
+-- Tells a user's webhooks that deliveries ended without success.
+--
+-- Called by  webhookpub.record_attempts, webhookpub.park_lost, in the transaction that ends them.
+--
+-- Never about a delivery of a webhook.* event: that would go on for ever. Nor about a test:
+-- whoever made it looks at it. Best effort: a catalog without the type must not keep an
+-- answer from being recorded.
+
+create or replace function webhookpub.publish_delivery_failed (
+  p_delivery_ids text[]
+)
+  returns void
+  language sql
+  volatile
+as $$
+  select count(public.webhook_publish_best_effort_tx(
+    'webhook.delivery_failed',
+    w.user_id,
+    jsonb_build_object(
+      'delivery_id', d.id,
+      'webhook_id', d.webhook_id,
+      'url', w.url,
+      'event_id', d.event_id,
+      'event_type', d.event_type,
+      'attempts', d.attempts,
+      'last_status_code', d.last_status_code,
+      'last_error', d.last_error
+    ),
+    event_id => webhookpub.event_id('webhook.delivery_failed', d.id)
+  ))
+  from webhookpub.deliveries as d
+  join webhookpub.webhooks as w on w.id = d.webhook_id
+  where d.id = any (p_delivery_ids)
+    and d.event_type not like 'webhook.%'
+    and starts_with(d.replay_id, 'test_') is not true;
+$$;
+
+comment on function webhookpub.publish_delivery_failed (text[]) is
+  'Publishes webhook.delivery_failed for each of these deliveries, but never about a webhook.* event or a test.';
+--! EndIncluded 4_record/publish_delivery_failed.sql
+--! Included 4_record/record_attempts.sql
+-- Records what came back, and decides what becomes of each delivery.
+--
+-- Called by  the deliverer of a worker, for many requests at once; safe to repeat.
+-- Locks      the deliveries; webhooks only when their health changes. What somebody else
+--            holds is skipped, never waited for: one application that leaves a transaction
+--            open must not keep the answers of all others from being recorded.
+-- Returns    the deliveries whose answers have to be told again, for somebody holds them.
+--
+-- Every answer is kept as an attempt. An answer counts if it is to the latest attempt of
+-- a pending delivery; a late 2xx counts as long as the delivery is pending. Anything else
+-- changes nothing, so that state never goes back.
+--
+-- A few answers go by a plan that is kept, for planning takes longer than the rest. It may have
+-- been made when tables were small: so it looks up row by row, and never joins a whole table.
+-- Many are worth a plan for their number.
+--
+-- A webhook's health is approximate: what answers say of it (last_delivered_at, failing_since,
+-- failures, its circuit) is lost while somebody else holds the webhook, be it another record.
+-- Later answers say it again: a circuit may open or close some attempts late. None is disabled
+-- because of that (webhookpub.disable_failing), and a 410 is recorded with its webhook or later.
+--
+-- A webhook's circuit opens when too many of its attempts in a row got no HTTP answer
+-- (webhookpub.circuit_pause), and closes with the first one, whatever its status.
+
+create or replace function webhookpub.record_attempts (
+  p_delivery_ids text[],
+  p_attempts integer[],
+  p_started_at timestamptz[],
+  p_durations_ms integer[],
+  p_outcomes text[],
+  p_status_codes integer[],
+  p_errors text[],
+  p_response_bodies text[],
+  p_retry_afters text[]
+)
+  returns text[]
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_custom_plan
+  set enable_hashjoin = on
+  set enable_mergejoin = on
+  set enable_seqscan = off
+  set jit = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  -- Not joined: the planner takes the one row of settings for hundreds, and would read every
+  -- webhook.
+  v_min_failures constant integer := (
+    select s.auto_disable_min_failures from webhookpub.settings as s
+  );
+  v_held text[] := '{}';
+  v_found text[];
+  v_gone text[];
+  v_failed text[];
+  v_tried boolean;
+begin
+  if cardinality(p_delivery_ids) <= 20 then
+    perform set_config('plan_cache_mode', 'force_generic_plan', true);
+    perform set_config('enable_hashjoin', 'off', true);
+    perform set_config('enable_mergejoin', 'off', true);
+  end if;
+  -- The webhook of a 410 is to be disabled, or else its answer waits, too.
+  if 410 = any (p_status_codes) then
+    with gone as materialized (
+      select d.id, d.webhook_id
+      from unnest(p_delivery_ids, p_status_codes) as r (delivery_id, status_code)
+      join webhookpub.deliveries as d on d.id = r.delivery_id
+      join webhookpub.webhooks as w on w.id = d.webhook_id
+      where r.status_code = 410 and d.status = 'pending' and w.enabled
+    ),
+    locked as materialized (
+      select w.id
+      from webhookpub.webhooks as w
+      where w.id in (select g.webhook_id from gone as g)
+      for no key update of w skip locked
+    )
+    select coalesce(array_agg(g.id) filter (where l.id is null), '{}') into v_held
+    from gone as g
+    left join locked as l on l.id = g.webhook_id;
+  end if;
+
+  with answer as materialized (
+    select
+      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
+      r.response_body, r.retry_after,
+      case when (r.status_code between 200 and 299) is not true
+        then coalesce(r.error, 'HTTP ' || r.status_code)
+      end as error,
+      coalesce(r.status_code between 200 and 299, false) as succeeded,
+      coalesce(r.status_code = 410, false) as gone
+    from unnest(
+      p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,
+      p_status_codes, p_errors, p_response_bodies, p_retry_afters
+    ) as r (
+      delivery_id, attempt, started_at, duration_ms, outcome,
+      status_code, error, response_body, retry_after
+    )
+  ),
+  target as materialized (
+    select d.id, d.webhook_id, d.status, d.leased, d.attempts, d.lost, d.max_attempts,
+      d.lost_in_a_row > 1 as tried
+    from webhookpub.deliveries as d
+    where d.id = any (p_delivery_ids) and d.id <> all (v_held)
+    for update skip locked
+  ),
+  kept as (
+    insert into webhookpub.attempts
+      (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error,
+       response_body, webhook_id)
+    select
+      a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code,
+      a.error, a.response_body, t.webhook_id
+    from answer as a
+    join target as t on t.id = a.delivery_id
+    on conflict do nothing
+  ),
+  decided as materialized (
+    select distinct on (t.id)
+      t.id, t.webhook_id, t.tried, a.succeeded, a.gone, a.outcome, a.status_code, a.error,
+      case
+        when a.succeeded then 'delivered'
+        when a.gone or t.attempts - t.lost >= t.max_attempts then 'failed'
+        else 'pending'
+      end as status,
+      case when not a.succeeded then webhookpub.next_attempt_at(
+        w.retry_schedule,
+        t.attempts - t.lost,
+        case when a.status_code in (429, 503) then webhookpub.retry_after(a.retry_after, v_now) end,
+        v_now
+      ) end as next_attempt_at
+    from answer as a
+    join target as t on t.id = a.delivery_id
+    -- By one look into the index; "offset 0" keeps the planner from joining.
+    cross join lateral (
+      select w.retry_schedule from webhookpub.webhooks as w where w.id = t.webhook_id offset 0
+    ) as w
+    where t.status = 'pending' and ((t.leased and a.attempt = t.attempts) or a.succeeded)
+    order by t.id, a.succeeded desc
+  ),
+  updated as (
+    update webhookpub.deliveries as d
+    set
+      status = c.status,
+      leased = false,
+      next_attempt_at = case when c.status = 'pending' then c.next_attempt_at end,
+      delivered_at = case when c.status = 'delivered' then v_now end,
+      last_status_code = c.status_code,
+      last_error = c.error
+    from decided as c
+    -- Whichever is read first: only these, by their index.
+    where d.id = c.id and d.id = any (p_delivery_ids)
+  ),
+  health as (
+    select
+      c.webhook_id,
+      bool_or(c.succeeded) as succeeded,
+      count(*) as attempts,
+      bool_or(c.outcome = 'responded') as answered
+    from decided as c
+    group by c.webhook_id
+  ),
+  changed as materialized (
+    select
+      w.id, h.succeeded, h.attempts, h.answered,
+      -- While a circuit is open, only a probe counts, and what is as late as one.
+      case
+        when h.answered then 0
+        when w.circuit_opened_at is null then w.unanswered + h.attempts
+        when w.circuit_retry_at <= v_now then w.unanswered + 1
+        else w.unanswered
+      end::integer as unanswered
+    from health as h
+    cross join lateral (
+      select w.id, w.unanswered, w.circuit_opened_at, w.circuit_retry_at
+      from webhookpub.webhooks as w
+      where w.id = h.webhook_id
+        and (
+          case
+            when h.succeeded then
+              w.failing_since is not null
+              or w.last_delivered_at is null
+              or w.last_delivered_at < v_now - interval '10 seconds'
+            else w.failing_since is null or w.failures < v_min_failures
+          end
+          or case
+            when h.answered then w.unanswered > 0
+            else w.circuit_opened_at is null or w.circuit_retry_at <= v_now
+          end
+        )
+      for no key update skip locked
+      offset 0
+    ) as w
+  ),
+  rated as (
+    update webhookpub.webhooks as w
+    set
+      last_delivered_at = case when c.succeeded then v_now else w.last_delivered_at end,
+      failing_since = case when not c.succeeded then coalesce(w.failing_since, v_now) end,
+      failures = case when c.succeeded then 0 else w.failures + c.attempts end,
+      unanswered = c.unanswered,
+      circuit_opened_at =
+        case when c.pause is not null then coalesce(w.circuit_opened_at, v_now) end,
+      circuit_retry_at = case
+        when c.unanswered = w.unanswered then w.circuit_retry_at
+        else v_now + c.pause
+      end
+    from (select c.*, webhookpub.circuit_pause(c.unanswered) as pause from changed as c) as c
+    where w.id = c.id and w.id = any (array(select c.id from changed as c))
+  )
+  select
+    (select array_agg(t.id) from target as t),
+    array_agg(distinct c.webhook_id) filter (where c.gone),
+    array_agg(c.id) filter (where c.status = 'failed'),
+    bool_or(c.tried)
+  into v_found, v_gone, v_failed, v_tried
+  from decided as c;
+
+  if v_gone is not null then
+    perform webhookpub.disable_webhooks(v_gone, 'gone');
+  end if;
+  if v_failed is not null then
+    perform webhookpub.publish_delivery_failed(v_failed);
+  end if;
+  if v_tried then
+    -- A suspect less is under way: the next may be tried.
+    perform webhookpub.wake_suspects(v_now);
+  end if;
+  if cardinality(v_found) = cardinality(p_delivery_ids) then
+    return '{}';
+  end if;
+  return array(
+    select d.id
+    from webhookpub.deliveries as d
+    where d.id = any (p_delivery_ids) and d.id <> all (coalesce(v_found, '{}'))
+  );
+end;
+$$;
+
+comment on function webhookpub.record_attempts
+  (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[]) is
+  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt; returns those that somebody holds, for later.';
+--! EndIncluded 4_record/record_attempts.sql
+--! Included 5_retry/add_deliver_jobs.sql
+-- Makes sure that each of these webhooks has a job that will look for its due deliveries.
+--
+-- Called by  webhookpub.fan_out, webhookpub.wake_deliveries, and steering functions.
+-- Locks      the right to add jobs of these webhooks, until the transaction ends; then
+--            their job rows, those that are there and those that are new. Skips whatever
+--            somebody else holds of it.
+--
+-- A job that has been waiting for a while goes on waiting: workers are busy, and it will
+-- find what is new. Without that each batch would rewrite the jobs of all webhooks, and
+-- each look at a key would wade through the versions of before. A job of this instant is
+-- renewed: else a worker could take it before what it is for has been committed. If one
+-- takes an old one just now, the next tick, a second later, adds another; only what was
+-- committed more than 30 s after it became due waits for the sweep.
+--
+-- A job that somebody holds is being taken or completed, many at once and in no order, or is
+-- being added, beside jobs that were there. To wait for it could end in a deadlock, which no
+-- worker outlives: it gets another beside it.
+
+create or replace function webhookpub.add_deliver_jobs (
+  p_webhook_ids text[]
+)
+  returns void
+  language sql
+  volatile
+  -- Keys are looked up one by one, whatever stale statistics say.
+  set plan_cache_mode = force_custom_plan
+  set enable_seqscan = off
+  set jit = off
+as $$
+  with wanted as materialized (
+    select
+      i.id,
+      json_build_object('webhook_id', i.id, 'user_id', (
+        -- Whose it is, so that a worker can share fairly.
+        select w.user_id from webhookpub.webhooks as w where w.id = i.id
+      )) as payload
+    from (select distinct p.id from unnest(p_webhook_ids) as p (id)) as i
+    where not exists (
+      select
+      from graphile_worker.jobs as j
+      where j.key = i.id
+        and j.locked_at is null
+        and j.attempts < j.max_attempts
+        and j.run_at <= clock_timestamp()
+        and j.updated_at < clock_timestamp() - interval '100 milliseconds'
+    )
+  ),
+  own as materialized (
+    select w.id, w.payload
+    from wanted as w
+    -- Few locks, however many webhooks.
+    where pg_try_advisory_xact_lock(2003006837, hashtext(w.id) & 255)
+  ),
+  ours as materialized (
+    select j.key
+    from graphile_worker._private_jobs as j
+    where j.key = any (array(select w.id from own as w))
+    for update skip locked
+  ),
+  free as materialized (
+    select w.id, w.payload
+    from own as w
+    where w.id in (select o.key from ours as o)
+      or not exists (select from graphile_worker.jobs as j where j.key = w.id)
+  ),
+  added as materialized (
+    select j.key
+    from graphile_worker.add_jobs(array(
+      select row('webhook_deliver', f.payload, null, null, null, f.id, null, null)
+        ::graphile_worker.job_spec
+      from free as f
+      order by f.id
+    )) as j
+    where exists (select from free)
+  ),
+  -- add_jobs, too, leaves out a key whose job was taken in that very instant.
+  missed as (
+    select w.payload from wanted as w where w.id not in (select a.key from added as a)
+  )
+  select count(*)
+  from missed as m
+  cross join lateral graphile_worker.add_job('webhook_deliver', m.payload) as j;
+$$;
+
+comment on function webhookpub.add_deliver_jobs (text[]) is
+  'Adds a webhook_deliver job for each of these webhooks, unless one waits already.';
+--! EndIncluded 5_retry/add_deliver_jobs.sql
+--! Included 5_retry/circuit_pause.sql
+-- Says how long a webhook is left alone that did not answer so many times in a row.
+--
+-- Called by  webhookpub.record_attempts.
+-- Returns    null while its circuit stays closed; from the fifth on 10 s, doubled each
+--            time, up to 5 min, with up to 10 % jitter either way.
+
+create or replace function webhookpub.circuit_pause (
+  p_unanswered integer
+)
+  returns interval
+  language sql
+  volatile
+  parallel safe
+return case
+  when p_unanswered >= 5 then
+    interval '1 second'
+      * least(10 * 2 ^ least(p_unanswered - 5, 10), 300)
+      * (0.9 + 0.2 * random())
+end;
+
+comment on function webhookpub.circuit_pause (integer) is
+  'How long the circuit of a webhook is open after so many attempts in a row without an answer; null: not at all.';
+--! EndIncluded 5_retry/circuit_pause.sql
+--! Included 5_retry/default_retry_schedule.sql
+-- The pauses of a webhook that has no schedule of its own.
+--
+-- Called by  webhookpub.create_webhook.
+
+create or replace function webhookpub.default_retry_schedule ()
+  returns interval[]
+  language sql
+  immutable
+  parallel safe
+return array[
+  '1 minute', '5 minutes', '15 minutes', '1 hour', '4 hours', '8 hours', '16 hours'
+]::interval[];
+
+comment on function webhookpub.default_retry_schedule () is
+  'Seven pauses: 8 attempts over 29 h 21 min.';
+--! EndIncluded 5_retry/default_retry_schedule.sql
+--! Included 5_retry/due_suspects.sql
+-- Picks the suspects that may be tried now. Two workers in a row were lost with each of them
+-- under way: one may be what kills workers, the others only have been there. So they are tried
+-- a tenth at a time, and those that another worker is lost with, a tenth of that at a time, in
+-- the whole database. Innocents are soon through; what a worker is lost with that was tried
+-- alone is the culprit (webhookpub.park_lost).
+--
+-- Called by  webhookpub.lease_deliveries, which lets nobody choose beside it;
+--            webhookpub.wake_deliveries, webhookpub.wake_suspects: for all webhooks (null).
+-- Returns    their ids, and which webhooks they are of, or null; and how many may be under way
+--            at once while these are.
+
+create or replace function webhookpub.due_suspects (
+  p_webhook_ids text[],
+  p_now timestamptz,
+  out ids text[],
+  out webhook_ids text[],
+  out trial_size integer
+)
+  language plpgsql
+  volatile
+  set plan_cache_mode = force_generic_plan
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+as $$
+declare
+  v_size integer;
+  v_under_way integer;
+begin
+  -- By an index that is empty but for bad days.
+  select (count(*) + 9) / 10 into v_size
+  from webhookpub.deliveries as d
+  where d.status = 'pending' and d.leased and d.lost_in_a_row > 0 and d.next_attempt_at <= p_now;
+  if v_size = 0 then
+    return;
+  end if;
+  -- As long as some of a trial are under way, its size holds.
+  select count(*), coalesce(min(d.trial_size), v_size) into v_under_way, v_size
+  from webhookpub.deliveries as d
+  where d.status = 'pending' and d.leased and d.lost_in_a_row > 1 and d.next_attempt_at > p_now;
+  select array_agg(c.id), array_agg(distinct c.webhook_id), min(c.size)
+  into ids, webhook_ids, trial_size
+  from (
+    select
+      s.id, s.webhook_id, s.most,
+      row_number() over () as n,
+      least(v_size, first_value(s.most) over ()) as size
+    from (
+      select d.id, d.webhook_id, coalesce((d.trial_size + 9) / 10, v_size) as most
+      from webhookpub.deliveries as d
+      where d.status = 'pending' and d.leased and d.lost_in_a_row > 0
+        and d.next_attempt_at <= p_now
+        and d.trial_size is distinct from 1
+        and (p_webhook_ids is null or d.webhook_id = any (p_webhook_ids))
+      order by most desc, d.next_attempt_at
+    ) as s
+    where exists (
+      select
+      from webhookpub.webhooks as w
+      where w.id = s.webhook_id and w.enabled
+        and webhookpub.requests_allowed(w, p_now) > (
+          select count(*)
+          from webhookpub.deliveries as b
+          where b.webhook_id = w.id and b.status = 'pending' and b.leased
+            and b.next_attempt_at > p_now
+        )
+    )
+    limit greatest(v_size - v_under_way, 0)
+  ) as c
+  where c.n <= c.size - v_under_way and c.most >= c.size;
+end;
+$$;
+
+comment on function webhookpub.due_suspects (text[], timestamptz) is
+  'The deliveries of these webhooks (null: of all) that may be tried now though two workers were lost with them, and how many such may be under way at once.';
+--! EndIncluded 5_retry/due_suspects.sql
+--! Included 5_retry/next_attempt_at.sql
+-- Says when a delivery is due again after a failed attempt.
+--
+-- Called by  webhookpub.record_attempts; whether there is a next attempt is decided there.
+-- Returns    p_now and the schedule's pause, with up to 10 % jitter either way, or what
+--            the receiver asked for when that is longer, up to 24 h.
+
+create or replace function webhookpub.next_attempt_at (
+  p_schedule interval[],
+  p_attempt integer,
+  p_retry_after interval default null,
+  p_now timestamptz default clock_timestamp()
+)
+  returns timestamptz
+  language sql
+  volatile
+  parallel safe
+return p_now + greatest(
+  -- A schedule that was cut short meanwhile goes on with its last pause.
+  coalesce(p_schedule[least(p_attempt, cardinality(p_schedule))], interval '1 minute')
+    * (0.9 + 0.2 * random()),
+  -- Not least() alone: that takes a null for the 24 hours.
+  case when p_retry_after is not null then least(p_retry_after, interval '24 hours') end
+);
+
+comment on function webhookpub.next_attempt_at (interval[], integer, interval, timestamptz) is
+  'When a delivery is due again after its nth failed attempt.';
+--! EndIncluded 5_retry/next_attempt_at.sql
+--! Included 5_retry/park_lost.sql
+-- Gives deliveries up that three workers in a row, or more, were lost with, the last time with
+-- none of their like beside them (webhookpub.due_suspects).
+--
+-- Called by  webhookpub.wake.
+-- Locks      those deliveries, skipping those that somebody else holds.
+-- Returns    how many.
+
+create or replace function webhookpub.park_lost (
+  p_now timestamptz default clock_timestamp()
+)
+  returns bigint
+  language plpgsql
+  volatile
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+as $$
+declare
+  v_ids text[];
+begin
+  select array_agg(l.id) into v_ids
+  from (
+    select d.id
+    from webhookpub.deliveries as d
+    where d.status = 'pending' and d.leased and d.lost_in_a_row > 1 and d.trial_size = 1
+      and d.next_attempt_at <= p_now
+    for update skip locked
+  ) as l;
+  if v_ids is null then
+    return 0;
+  end if;
+  update webhookpub.deliveries as d
+  set
+    status = 'failed',
+    leased = false,
+    lost = d.lost + 1,
+    lost_in_a_row = d.lost_in_a_row + 1,
+    next_attempt_at = null,
+    last_status_code = null,
+    last_error = format('parked: its worker was lost %s times in a row', d.lost_in_a_row + 1)
+  where d.id = any (v_ids);
+  perform webhookpub.publish_delivery_failed(v_ids);
+  return cardinality(v_ids);
+end;
+$$;
+
+comment on function webhookpub.park_lost (timestamptz) is
+  'Fails the deliveries that at least three workers in a row were lost with, the last time alone, and publishes webhook.delivery_failed for each; returns how many.';
+--! EndIncluded 5_retry/park_lost.sql
+--! Included 5_retry/requests_allowed.sql
+-- Says how many requests a webhook may have under way now: max_in_flight of them; while
+-- its circuit is open none, and one when the pause is over, to try.
+--
+-- Called by  webhookpub.due_deliveries, webhookpub.wake_deliveries, per row: no pinned
+--            path, so that it is inlined.
+
+create or replace function webhookpub.requests_allowed (
+  p_webhook webhookpub.webhooks,
+  p_now timestamptz
+)
+  returns integer
+  language sql
+  immutable
+  parallel safe
+return case
+  when p_webhook.circuit_retry_at > p_now then 0
+  when p_webhook.circuit_retry_at <= p_now then 1
+  else p_webhook.max_in_flight
+end;
+
+comment on function webhookpub.requests_allowed (webhookpub.webhooks, timestamptz) is
+  'How many requests of a webhook may be under way: max_in_flight, or by its circuit 0 or 1.';
+--! EndIncluded 5_retry/requests_allowed.sql
+--! Included 5_retry/retry_after.sql
 -- Reads a Retry-After header: seconds or an HTTP date.
 --
 -- Called by  webhookpub.record_attempts.
@@ -2015,301 +2933,23 @@ $$;
 
 comment on function webhookpub.retry_after (text, timestamptz) is
   'The pause that a Retry-After header asks for, up to 24 h; null when there is none.';
---! EndIncluded 4_record/retry_after.sql
---! Included 4_record/record_attempts.sql
--- Records what came back, and decides what becomes of each delivery.
+--! EndIncluded 5_retry/retry_after.sql
+--! Included 5_retry/sweep_webhooks.sql
+-- Picks the webhooks that the sweep comes to next: all those with pending deliveries, in the
+-- order of their ids, so many at a time, whatever has crowded them out of what ticks look at.
 --
--- Called by  the task webhook_deliver, for many requests at once; safe to repeat.
--- Locks      the deliveries, in the order of their ids; webhooks only when their health
---            changes.
--- Returns    nothing: whatever is to happen next stands in the tables.
---
--- Every answer is kept as an attempt. An answer counts if it is to the latest attempt of
--- a pending delivery; a late 2xx counts as long as the delivery is pending. Anything else
--- changes nothing, so that state never goes back.
+-- Called by  webhookpub.wake_deliveries.
+-- Locks      where the sweep is; a second one does nothing meanwhile. So all workers
+--            together do one sweep.
+-- Returns    them, or null. When it has come to the end it begins again 20 s later, and until
+--            then it goes on four times a second; with p_at_once it does not wait.
 
-create or replace function webhookpub.record_attempts (
-  p_delivery_ids text[],
-  p_attempts integer[],
-  p_started_at timestamptz[],
-  p_durations_ms integer[],
-  p_outcomes text[],
-  p_status_codes integer[],
-  p_errors text[],
-  p_response_bodies text[],
-  p_retry_afters text[]
+create or replace function webhookpub.sweep_webhooks (
+  p_at_once boolean,
+  p_now timestamptz,
+  p_limit integer default 2000
 )
-  returns void
-  language plpgsql
-  volatile
-  security definer
-  set search_path = pg_catalog, pg_temp
-  -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
-  set plan_cache_mode = force_custom_plan
-  set enable_seqscan = off
-  set jit = off
-as $$
-declare
-  v_now constant timestamptz := clock_timestamp();
-  v_gone text[];
-  v_failed text[];
-begin
-  with answer as materialized (
-    select
-      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
-      r.response_body, r.retry_after,
-      case when (r.status_code between 200 and 299) is not true
-        then coalesce(r.error, 'HTTP ' || r.status_code)
-      end as error,
-      coalesce(r.status_code between 200 and 299, false) as succeeded,
-      coalesce(r.status_code = 410, false) as gone
-    from unnest(
-      p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,
-      p_status_codes, p_errors, p_response_bodies, p_retry_afters
-    ) as r (
-      delivery_id, attempt, started_at, duration_ms, outcome,
-      status_code, error, response_body, retry_after
-    )
-  ),
-  target as materialized (
-    select d.id, d.webhook_id, d.status, d.leased, d.attempts, d.lost, d.max_attempts
-    from webhookpub.deliveries as d
-    where d.id = any (p_delivery_ids)
-    order by d.id
-    for update
-  ),
-  kept as (
-    insert into webhookpub.attempts
-      (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error,
-       response_body, webhook_id)
-    select
-      a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code,
-      a.error, a.response_body, t.webhook_id
-    from answer as a
-    join target as t on t.id = a.delivery_id
-    on conflict do nothing
-  ),
-  decided as materialized (
-    select distinct on (t.id)
-      t.id, t.webhook_id, a.succeeded, a.gone, a.status_code, a.error,
-      case
-        when a.succeeded then 'delivered'
-        when a.gone or t.attempts - t.lost >= t.max_attempts then 'failed'
-        else 'pending'
-      end as status,
-      webhookpub.next_attempt_at(
-        w.retry_schedule,
-        t.attempts - t.lost,
-        case when a.status_code in (429, 503) then webhookpub.retry_after(a.retry_after, v_now) end,
-        v_now
-      ) as next_attempt_at
-    from answer as a
-    join target as t on t.id = a.delivery_id
-    join webhookpub.webhooks as w on w.id = t.webhook_id
-    where t.status = 'pending' and ((t.leased and a.attempt = t.attempts) or a.succeeded)
-    order by t.id, a.succeeded desc
-  ),
-  updated as (
-    update webhookpub.deliveries as d
-    set
-      status = c.status,
-      leased = false,
-      next_attempt_at = case when c.status = 'pending' then c.next_attempt_at end,
-      delivered_at = case when c.status = 'delivered' then v_now end,
-      last_status_code = c.status_code,
-      last_error = c.error
-    from decided as c
-    where d.id = c.id
-  ),
-  health as (
-    select c.webhook_id, bool_or(c.succeeded) as succeeded, count(*) as answers
-    from decided as c
-    group by c.webhook_id
-  ),
-  changed as materialized (
-    select w.id, h.succeeded, h.answers
-    from health as h
-    join webhookpub.webhooks as w on w.id = h.webhook_id
-    cross join webhookpub.settings as s
-    where case
-      when h.succeeded then
-        w.failing_since is not null
-        or w.last_delivered_at is null
-        or w.last_delivered_at < v_now - interval '10 seconds'
-      else w.failing_since is null or w.failures < s.auto_disable_min_failures
-    end
-    order by w.id
-    for no key update of w
-  ),
-  rated as (
-    update webhookpub.webhooks as w
-    set
-      last_delivered_at = case when c.succeeded then v_now else w.last_delivered_at end,
-      failing_since = case when not c.succeeded then coalesce(w.failing_since, v_now) end,
-      failures = case when c.succeeded then 0 else w.failures + c.answers end
-    from changed as c
-    where w.id = c.id
-  )
-  select
-    array_agg(distinct c.webhook_id) filter (where c.gone),
-    array_agg(c.id) filter (where c.status = 'failed')
-  into v_gone, v_failed
-  from decided as c;
-
-  if v_gone is not null then
-    perform webhookpub.disable_webhooks(v_gone, 'gone');
-  end if;
-  if v_failed is not null then
-    perform webhookpub.publish_delivery_failed(v_failed);
-  end if;
-end;
-$$;
-
-comment on function webhookpub.record_attempts
-  (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[]) is
-  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt.';
---! EndIncluded 4_record/record_attempts.sql
---! Included 4_record/publish_delivery_failed.sql
--- Tells a user's webhooks that deliveries ended without success.
---
--- Called by  webhookpub.record_attempts, in the transaction that ends them.
---
--- Never about a delivery of a webhook.* event: that would go on for ever. Best effort:
--- a catalog without the type must not keep an answer from being recorded.
-
-create or replace function webhookpub.publish_delivery_failed (
-  p_delivery_ids text[]
-)
-  returns void
-  language sql
-  volatile
-as $$
-  select count(public.webhook_publish_best_effort_tx(
-    'webhook.delivery_failed',
-    w.user_id,
-    jsonb_build_object(
-      'delivery_id', d.id,
-      'webhook_id', d.webhook_id,
-      'url', w.url,
-      'event_id', d.event_id,
-      'event_type', d.event_type,
-      'attempts', d.attempts,
-      'last_status_code', d.last_status_code,
-      'last_error', d.last_error
-    ),
-    event_id => webhookpub.event_id('webhook.delivery_failed', d.id)
-  ))
-  from webhookpub.deliveries as d
-  join webhookpub.webhooks as w on w.id = d.webhook_id
-  where d.id = any (p_delivery_ids) and d.event_type not like 'webhook.%';
-$$;
-
-comment on function webhookpub.publish_delivery_failed (text[]) is
-  'Publishes webhook.delivery_failed for each of these deliveries, but never about a webhook.* event.';
---! EndIncluded 4_record/publish_delivery_failed.sql
---! Included 4_record/disable_webhooks.sql
--- Disables webhooks for a reason of the system's own, and tells their users.
---
--- Called by  webhookpub.record_attempts (gone), webhookpub.disable_failing (failing).
--- Locks      the webhooks, in the order of their ids.
--- Returns    how many were enabled until now; only those are told of.
-
-create or replace function webhookpub.disable_webhooks (
-  p_webhook_ids text[],
-  p_reason text
-)
-  returns bigint
-  language sql
-  volatile
-as $$
-  with enabled as materialized (
-    select w.id
-    from webhookpub.webhooks as w
-    where w.id = any (p_webhook_ids) and w.enabled
-    order by w.id
-    for no key update
-  ),
-  disabled as (
-    update webhookpub.webhooks as w
-    set enabled = false, disabled_at = clock_timestamp(), disabled_reason = p_reason
-    from enabled as e
-    where w.id = e.id
-    returning w.*
-  )
-  select count(coalesce(public.webhook_publish_best_effort_tx(
-    'webhook.disabled',
-    d.user_id,
-    jsonb_build_object(
-      'webhook_id', d.id,
-      'url', d.url,
-      'reason', d.disabled_reason,
-      'disabled_at', webhookpub.rfc3339(d.disabled_at),
-      'failing_since', webhookpub.rfc3339(d.failing_since),
-      'last_delivered_at', webhookpub.rfc3339(d.last_delivered_at)
-    )
-  ), ''))
-  from disabled as d;
-$$;
-
-comment on function webhookpub.disable_webhooks (text[], text) is
-  'Disables those of these webhooks that are enabled and publishes webhook.disabled for each.';
---! EndIncluded 4_record/disable_webhooks.sql
---! Included 5_retry/default_retry_schedule.sql
--- The pauses of a webhook that has no schedule of its own.
---
--- Called by  webhookpub.create_webhook.
-
-create or replace function webhookpub.default_retry_schedule ()
-  returns interval[]
-  language sql
-  immutable
-  parallel safe
-return array[
-  '1 minute', '5 minutes', '15 minutes', '1 hour', '4 hours', '8 hours', '16 hours'
-]::interval[];
-
-comment on function webhookpub.default_retry_schedule () is
-  'Seven pauses: 8 attempts over 29 h 21 min.';
---! EndIncluded 5_retry/default_retry_schedule.sql
---! Included 5_retry/next_attempt_at.sql
--- Says when a delivery is due again after a failed attempt.
---
--- Called by  webhookpub.record_attempts; whether there is a next attempt is decided there.
--- Returns    p_now and the schedule's pause, with up to 10 % jitter either way, or what
---            the receiver asked for when that is longer, up to 24 h.
-
-create or replace function webhookpub.next_attempt_at (
-  p_schedule interval[],
-  p_attempt integer,
-  p_retry_after interval default null,
-  p_now timestamptz default clock_timestamp()
-)
-  returns timestamptz
-  language sql
-  volatile
-  parallel safe
-return p_now + greatest(
-  -- A schedule that was cut short meanwhile goes on with its last pause.
-  coalesce(p_schedule[least(p_attempt, cardinality(p_schedule))], interval '1 minute')
-    * (0.9 + 0.2 * random()),
-  -- Not least() alone: that takes a null for the 24 hours.
-  case when p_retry_after is not null then least(p_retry_after, interval '24 hours') end
-);
-
-comment on function webhookpub.next_attempt_at (interval[], integer, interval, timestamptz) is
-  'When a delivery is due again after its nth failed attempt.';
---! EndIncluded 5_retry/next_attempt_at.sql
---! Included 5_retry/wake_deliveries.sql
--- Finds webhooks with due deliveries and room for a request, and wakes a worker: due
--- retries, expired leases and lost jobs are one and the same here.
---
--- Called by  webhookpub.wake.
--- Returns    how many webhooks were woken.
-
-create or replace function webhookpub.wake_deliveries (
-  p_since timestamptz
-)
-  returns bigint
+  returns text[]
   language plpgsql
   volatile
   set enable_seqscan = off
@@ -2317,43 +2957,54 @@ create or replace function webhookpub.wake_deliveries (
   set enable_bitmapscan = off
 as $$
 declare
-  v_now constant timestamptz := clock_timestamp();
+  v_position text;
   v_webhook_ids text[];
 begin
-  select array_agg(u.webhook_id) into v_webhook_ids
-  from (
-    select distinct d.webhook_id
-    from webhookpub.deliveries as d
-    where d.status = 'pending'
-      and d.attempts >= 0
-      and d.next_attempt_at <= v_now
-      and d.next_attempt_at >= p_since
-  ) as u
-  join webhookpub.webhooks as w on w.id = u.webhook_id and w.enabled
-  -- One that has as many requests under way as it may is left alone: with the next answer
-  -- its worker comes back for more.
-  where w.max_in_flight > (
-    select count(*)
-    from webhookpub.deliveries as b
-    where b.webhook_id = u.webhook_id and b.status = 'pending' and b.leased
-      and b.next_attempt_at > v_now
-  );
-  if v_webhook_ids is null then
-    return 0;
+  select s.position into v_position
+  from webhookpub.sweep as s
+  -- Also if the clock was set back.
+  where p_at_once or s.next_at not between p_now and p_now + interval '20 seconds'
+  for update skip locked;
+  if not found then
+    return null;
   end if;
-  perform webhookpub.add_deliver_jobs(v_webhook_ids);
-  return cardinality(v_webhook_ids);
+  -- From one webhook with pending deliveries to the next, by one look into the index.
+  with recursive pending as (
+    select min(d.webhook_id) as webhook_id, 1 as n
+    from webhookpub.deliveries as d
+    where d.status = 'pending' and d.webhook_id > v_position
+    union all
+    select
+      (
+        select min(d.webhook_id)
+        from webhookpub.deliveries as d
+        where d.status = 'pending' and d.webhook_id > p.webhook_id
+      ),
+      p.n + 1
+    from pending as p
+    where p.webhook_id is not null and p.n < p_limit
+  )
+  select array_agg(p.webhook_id), max(p.webhook_id) filter (where p.n = p_limit)
+  into v_webhook_ids, v_position
+  from pending as p
+  where p.webhook_id is not null;
+  update webhookpub.sweep as s
+  set
+    position = coalesce(v_position, ''),
+    next_at = p_now
+      + case when v_position is null then interval '20 seconds' else interval '250 milliseconds' end;
+  return v_webhook_ids;
 end;
 $$;
 
-comment on function webhookpub.wake_deliveries (timestamptz) is
-  'Adds jobs for webhooks whose deliveries became due since then and that have room for a request.';
---! EndIncluded 5_retry/wake_deliveries.sql
+comment on function webhookpub.sweep_webhooks (boolean, timestamptz, integer) is
+  'The next webhooks with pending deliveries that the sweep looks at, or null: it comes to all of them, p_limit at a time, and begins again 20 s later.';
+--! EndIncluded 5_retry/sweep_webhooks.sql
 --! Included 5_retry/wake.sql
 -- The tick: makes sure that whatever is due has a job.
 --
--- Called by  the wake-up plugin of every worker, once a second and on a NOTIFY, for
---            the last seconds only; webhookpub.maintain, over all time.
+-- Called by  every worker, once a second and by an awake fan-out every 50 ms, for the last
+--            seconds only, and when it starts; webhookpub.maintain.
 -- Locks      none that anybody waits for.
 
 create or replace function webhookpub.wake (
@@ -2385,19 +3036,179 @@ begin
       'webhook_fan_out', job_key => 'webhook_fan_out', priority => -1
     );
   end if;
-  perform webhookpub.wake_deliveries(coalesce(v_now - p_window, '-infinity'));
+  perform webhookpub.park_lost(v_now);
+  perform webhookpub.wake_deliveries(
+    case when p_window < '100 years' then v_now - greatest(p_window, '0') else '-infinity' end
+  );
 end;
 $$;
 
 comment on function webhookpub.wake (interval) is
-  'Adds the jobs that are missing: a fan-out for pending events, a delivery for each webhook with something that became due within the window (null: ever).';
+  'Adds the jobs that are missing: a fan-out for pending events, a delivery for each webhook with something that became due within the window (null: ever; then the sweep goes on at once).';
 --! EndIncluded 5_retry/wake.sql
+--! Included 5_retry/wake_deliveries.sql
+-- Finds webhooks with due deliveries and room for a request, and wakes a worker: due
+-- retries, expired leases, lost jobs and probes of open circuits are one and the same here.
+--
+-- Called by  webhookpub.wake.
+-- Returns    how many webhooks were woken.
+--
+-- A tick looks at what became due last, and at no more of it than it can read in passing:
+-- what it does not come to is found by the sweep, which looks at everything.
+
+create or replace function webhookpub.wake_deliveries (
+  p_since timestamptz
+)
+  returns bigint
+  language plpgsql
+  volatile
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_webhook_ids text[];
+begin
+  select array_agg(distinct d.webhook_id) into v_webhook_ids
+  from (
+    select d.webhook_id
+    from webhookpub.deliveries as d
+    where d.status = 'pending' and d.attempts >= 0
+      and d.next_attempt_at between p_since and v_now
+    order by d.next_attempt_at desc
+    limit 1000
+  ) as d;
+  -- What became due before a circuit's pause was over is older than that.
+  select v_webhook_ids || array_agg(w.id) into v_webhook_ids
+  from webhookpub.webhooks as w
+  where w.circuit_retry_at <= v_now;
+  -- And so is what was lost and waits to be tried.
+  select v_webhook_ids || s.webhook_ids into v_webhook_ids
+  from webhookpub.due_suspects(null, v_now) as s;
+  v_webhook_ids := v_webhook_ids || webhookpub.sweep_webhooks(p_since = '-infinity', v_now);
+
+  select array_agg(w.id) into v_webhook_ids
+  from (select distinct i.id from unnest(v_webhook_ids) as i (id)) as p
+  -- One by one, by one look into each index; "offset 0" keeps the planner from joining.
+  cross join lateral (
+    select w.id
+    from webhookpub.webhooks as w
+    where w.id = p.id and w.enabled
+      -- Its job waits already, which is all that most need while there is much to do; or a worker
+      -- has just taken it, and will look.
+      and not exists (
+        select
+        from graphile_worker.jobs as j
+        where j.key = w.id
+          and (
+            j.locked_at > v_now - interval '2 seconds'
+            or (
+              j.locked_at is null
+              and j.attempts < j.max_attempts
+              and j.run_at <= v_now
+              and j.updated_at < v_now - interval '100 milliseconds'
+            )
+          )
+      )
+      and exists (
+        select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
+      )
+      and exists (
+        select
+        from webhookpub.deliveries as d
+        where d.webhook_id = w.id and d.status = 'pending' and d.leased in (true, false)
+          and d.next_attempt_at <= v_now
+      )
+      -- One that has as many requests under way as it may is left alone: with the next answer
+      -- its worker comes back for more.
+      and webhookpub.requests_allowed(w, v_now) > (
+        select count(*)
+        from webhookpub.deliveries as b
+        where b.webhook_id = w.id and b.status = 'pending' and b.leased
+          and b.next_attempt_at > v_now
+      )
+    offset 0
+  ) as w;
+  if v_webhook_ids is null then
+    return 0;
+  end if;
+  perform webhookpub.add_deliver_jobs(v_webhook_ids);
+  return cardinality(v_webhook_ids);
+end;
+$$;
+
+comment on function webhookpub.wake_deliveries (timestamptz) is
+  'Adds jobs for webhooks whose deliveries became due since then and that have room for a request.';
+--! EndIncluded 5_retry/wake_deliveries.sql
+--! Included 5_retry/wake_suspects.sql
+-- Wakes the webhooks whose suspects may be tried now.
+--
+-- Called by  webhookpub.record_attempts, when a suspect has been tried.
+-- Locks      the webhooks' job rows (webhookpub.add_deliver_jobs). An application may have added
+--            one in a transaction that it leaves open: it is not waited for, the tick will.
+
+create or replace function webhookpub.wake_suspects (
+  p_now timestamptz
+)
+  returns void
+  language plpgsql
+  volatile
+  set lock_timeout = '50ms'
+as $$
+begin
+  perform webhookpub.add_deliver_jobs(s.webhook_ids)
+  from webhookpub.due_suspects(null, p_now) as s
+  where s.webhook_ids is not null;
+exception when lock_not_available then
+  null;
+end;
+$$;
+
+comment on function webhookpub.wake_suspects (timestamptz) is
+  'Adds jobs for the webhooks whose deliveries may be tried now though two workers were lost with them.';
+--! EndIncluded 5_retry/wake_suspects.sql
+--! Included 6_maintain/cancel_deleted.sql
+-- Cancels deliveries that a fan-out made while their webhook was being deleted.
+--
+-- Called by  webhookpub.maintain.
+-- Locks      the deliveries, skipping those that somebody else holds.
+-- Returns    how many.
+
+create or replace function webhookpub.cancel_deleted ()
+  returns bigint
+  language sql
+  volatile
+  -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
+  set plan_cache_mode = force_custom_plan
+  set enable_seqscan = off
+  set jit = off
+as $$
+  with pending as materialized (
+    select d.id
+    from webhookpub.webhooks as w
+    cross join lateral (
+      select d.id
+      from webhookpub.deliveries as d
+      where d.webhook_id = w.id and d.status = 'pending'
+      for update skip locked
+    ) as d
+    where w.deleted_at is not null
+  )
+  select webhookpub.cancel_deliveries(array(select p.id from pending as p));
+$$;
+
+comment on function webhookpub.cancel_deleted () is
+  'Cancels pending deliveries of deleted webhooks; returns how many.';
+--! EndIncluded 6_maintain/cancel_deleted.sql
 --! Included 6_maintain/create_partitions.sql
--- Makes the daily partitions of a table ahead of time.
+-- Makes the daily partitions of a table ahead of time, and those of days whose rows had to
+-- go to the DEFAULT partition: they move home.
 --
 -- Called by  webhookpub.maintain; the migration that makes the first ones.
--- Locks      attaching is allowed beside inserts; it gives up after 200 ms and is tried
---            again in the next round, so that no publisher waits behind it.
+-- Locks      attaching is allowed beside inserts, but for those into DEFAULT; it gives up
+--            after 50 ms and is tried again in the next round, so that nobody waits long.
+--            No publisher ever meets it.
 -- Returns    how many were made.
 
 create or replace function webhookpub.create_partitions (
@@ -2410,19 +3221,27 @@ create or replace function webhookpub.create_partitions (
   volatile
   set search_path = pg_catalog, pg_temp
   set timezone = 'UTC'
-  set lock_timeout = '200ms'
+  set lock_timeout = '50ms'
 as $$
 declare
-  v_table text := (select c.relname from pg_class as c where c.oid = p_table);
+  v_table constant text := (select c.relname from pg_class as c where c.oid = p_table);
+  v_key constant text := case v_table when 'attempts' then 'started_at' else 'created_at' end;
+  v_strays date[];
   v_day date;
   v_name text;
   v_count bigint := 0;
 begin
+  execute format(
+    'select array_agg(distinct d.%I::date) from webhookpub.%I as d', v_key, v_table || '_default'
+  ) into v_strays;
   for v_day in
     select g.day::date
     from generate_series(
       p_now::date - 1, p_now::date + p_days_ahead, interval '1 day'
     ) as g (day)
+    union
+    select unnest(v_strays)
+    order by 1
   loop
     v_name := v_table || to_char(v_day, '_YYYYMMDD');
     continue when to_regclass(format('webhookpub.%I', v_name)) is not null;
@@ -2430,9 +3249,22 @@ begin
       execute format(
         'create table webhookpub.%I (like webhookpub.%I including all)', v_name, v_table
       );
+      -- Nobody reads a partition by itself: it would show the rows of everybody.
+      execute format('alter table webhookpub.%I enable row level security', v_name);
       execute format(
         'comment on table webhookpub.%I is %L', v_name, format('%s of %s.', v_table, v_day)
       );
+      if v_day = any (v_strays) then
+        -- Locked first: a row that came in the midst could not be attached beside.
+        execute format('lock table webhookpub.%I', v_table || '_default');
+        execute format(
+          'with stray as (
+             delete from webhookpub.%1$I as d where d.%2$I >= %4$L and d.%2$I < %5$L returning d.*
+           )
+           insert into webhookpub.%3$I select s.* from stray as s',
+          v_table || '_default', v_key, v_name, v_day::timestamptz, (v_day + 1)::timestamptz
+        );
+      end if;
       execute format(
         'alter table webhookpub.%I attach partition webhookpub.%I for values from (%L) to (%L)',
         v_table, v_name, v_day::timestamptz, (v_day + 1)::timestamptz
@@ -2447,93 +3279,8 @@ end;
 $$;
 
 comment on function webhookpub.create_partitions (regclass, integer, timestamptz) is
-  'Makes the daily partitions (UTC) of envelopes or attempts from yesterday to p_days_ahead; returns how many.';
+  'Makes the daily partitions (UTC) of envelopes or attempts from yesterday to p_days_ahead, and those of rows in DEFAULT, which move there; returns how many.';
 --! EndIncluded 6_maintain/create_partitions.sql
---! Included 6_maintain/envelopes_are_needed.sql
--- Says whether a day of envelopes must be kept.
---
--- Called by  webhookpub.drop_partitions, about once a day; the last clause then reads
---            that day once.
-
-create or replace function webhookpub.envelopes_are_needed (
-  p_from timestamptz,
-  p_to timestamptz
-)
-  returns boolean
-  language sql
-  stable
-  -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
-  set plan_cache_mode = force_custom_plan
-  set enable_seqscan = off
-  set jit = off
-as $$
-  select exists (
-    select
-    from webhookpub.deliveries as d
-    where d.status = 'pending' and d.event_created_at >= p_from and d.event_created_at < p_to
-  ) or exists (
-    select
-    from webhookpub.envelopes as n
-    join webhookpub.events as e on e.id = n.event_id
-    where n.created_at >= p_from and n.created_at < p_to
-  );
-$$;
-
-comment on function webhookpub.envelopes_are_needed (timestamptz, timestamptz) is
-  'Whether an event or a pending delivery of that time is still there.';
---! EndIncluded 6_maintain/envelopes_are_needed.sql
---! Included 6_maintain/drop_partitions.sql
--- Drops the daily partitions that nobody needs any more.
---
--- Called by  webhookpub.maintain.
--- Locks      the partitioned table, for the instant of the drop; it gives up after
---            200 ms and is tried again in the next round.
--- Returns    how many were dropped.
---
--- A day of envelopes stays as long as one of its events or a pending delivery needs it.
-
-create or replace function webhookpub.drop_partitions (
-  p_table regclass,
-  p_before timestamptz
-)
-  returns bigint
-  language plpgsql
-  volatile
-  set search_path = pg_catalog, pg_temp
-  set timezone = 'UTC'
-  set lock_timeout = '200ms'
-as $$
-declare
-  v_table text := (select c.relname from pg_class as c where c.oid = p_table);
-  v_name text;
-  v_end timestamptz;
-  v_count bigint := 0;
-begin
-  for v_name, v_end in
-    select c.relname, to_date(right(c.relname, 8), 'YYYYMMDD') + 1
-    from pg_inherits as i
-    join pg_class as c on c.oid = i.inhrelid
-    where i.inhparent = p_table
-      and c.relname ~ '_[0-9]{8}$'
-      and to_date(right(c.relname, 8), 'YYYYMMDD') + 1 <= p_before
-    order by c.relname
-  loop
-    continue when v_table = 'envelopes'
-      and webhookpub.envelopes_are_needed(v_end - interval '1 day', v_end);
-    begin
-      execute format('drop table webhookpub.%I', v_name);
-      v_count := v_count + 1;
-    exception when lock_not_available then
-      raise warning 'partition % could not be dropped now: %', v_name, sqlerrm;
-    end;
-  end loop;
-  return v_count;
-end;
-$$;
-
-comment on function webhookpub.drop_partitions (regclass, timestamptz) is
-  'Drops the daily partitions of envelopes or attempts that end before p_before and that nothing needs; returns how many.';
---! EndIncluded 6_maintain/drop_partitions.sql
 --! Included 6_maintain/delete_expired.sql
 -- Removes a batch of events and ended deliveries whose time has come; never a pending one.
 --
@@ -2615,39 +3362,16 @@ $$;
 comment on function webhookpub.delete_failed_jobs (timestamptz) is
   'Removes jobs of our tasks that are out of attempts or whose worker was killed; returns how many.';
 --! EndIncluded 6_maintain/delete_failed_jobs.sql
---! Included 6_maintain/cancel_deleted.sql
--- Cancels deliveries that a fan-out made while their webhook was being deleted.
---
--- Called by  webhookpub.maintain.
--- Returns    how many.
-
-create or replace function webhookpub.cancel_deleted ()
-  returns bigint
-  language sql
-  volatile
-  -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
-  set plan_cache_mode = force_custom_plan
-  set enable_seqscan = off
-  set jit = off
-as $$
-  select coalesce(sum(webhookpub.cancel_deliveries(w.id)), 0)::bigint
-  from webhookpub.webhooks as w
-  where w.deleted_at is not null
-    and exists (
-      select
-      from webhookpub.deliveries as d
-      where d.webhook_id = w.id and d.status = 'pending'
-    );
-$$;
-
-comment on function webhookpub.cancel_deleted () is
-  'Cancels pending deliveries of deleted webhooks; returns how many.';
---! EndIncluded 6_maintain/cancel_deleted.sql
 --! Included 6_maintain/disable_failing.sql
 -- Disables webhooks that have only failed for too long.
 --
 -- Called by  webhookpub.maintain.
+-- Locks      the webhooks, skipping those that somebody else holds, be it to record a
+--            success: the next round looks again.
 -- Returns    how many.
+--
+-- What failing_since says is approximate (webhookpub.record_attempts); attempts are not, so
+-- they decide.
 
 create or replace function webhookpub.disable_failing (
   p_now timestamptz default clock_timestamp()
@@ -2663,17 +3387,117 @@ as $$
     where w.enabled
       and w.failing_since <= p_now - s.auto_disable_after
       and w.failures >= s.auto_disable_min_failures
+      and not exists (
+        select
+        from webhookpub.attempts as a
+        where a.webhook_id = w.id
+          and a.started_at > p_now - s.auto_disable_after
+          and a.status_code between 200 and 299
+        offset 0
+      )
+    for no key update of w skip locked
   ), 'failing');
 $$;
 
 comment on function webhookpub.disable_failing (timestamptz) is
   'Disables webhooks without a success, but enough failures, for settings.auto_disable_after.';
 --! EndIncluded 6_maintain/disable_failing.sql
+--! Included 6_maintain/drop_partitions.sql
+-- Drops the oldest daily partition that nobody needs any more.
+--
+-- Called by  webhookpub.maintain.
+-- Locks      the partitioned table, for the instant of the drop; it gives up after 50 ms
+--            and is tried again in the next round. One a round: the lock is held until
+--            the round commits, and the next round follows soon.
+-- Returns    how many were dropped: one or none.
+--
+-- A day of envelopes stays as long as one of its events or a pending delivery needs it.
+
+create or replace function webhookpub.drop_partitions (
+  p_table regclass,
+  p_before timestamptz
+)
+  returns bigint
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set timezone = 'UTC'
+  set lock_timeout = '50ms'
+as $$
+declare
+  v_table text := (select c.relname from pg_class as c where c.oid = p_table);
+  v_name text;
+  v_end timestamptz;
+begin
+  for v_name, v_end in
+    select c.relname, to_date(right(c.relname, 8), 'YYYYMMDD') + 1
+    from pg_inherits as i
+    join pg_class as c on c.oid = i.inhrelid
+    where i.inhparent = p_table
+      and c.relname ~ '_[0-9]{8}$'
+      and to_date(right(c.relname, 8), 'YYYYMMDD') + 1 <= p_before
+    order by c.relname
+  loop
+    continue when v_table = 'envelopes'
+      and webhookpub.envelopes_are_needed(v_end - interval '1 day', v_end);
+    begin
+      execute format('lock table webhookpub.%I in access exclusive mode', v_name);
+      -- Whoever read an envelope before that, to replay it, has committed now.
+      continue when v_table = 'envelopes'
+        and webhookpub.envelopes_are_needed(v_end - interval '1 day', v_end);
+      execute format('drop table webhookpub.%I', v_name);
+      return 1;
+    exception when lock_not_available then
+      raise warning 'partition % could not be dropped now: %', v_name, sqlerrm;
+      return 0;
+    end;
+  end loop;
+  return 0;
+end;
+$$;
+
+comment on function webhookpub.drop_partitions (regclass, timestamptz) is
+  'Drops the oldest daily partition of envelopes or attempts that ends before p_before and that nothing needs; returns how many.';
+--! EndIncluded 6_maintain/drop_partitions.sql
+--! Included 6_maintain/envelopes_are_needed.sql
+-- Says whether a day of envelopes must be kept.
+--
+-- Called by  webhookpub.drop_partitions, about once a day; the last clause then reads
+--            that day once.
+
+create or replace function webhookpub.envelopes_are_needed (
+  p_from timestamptz,
+  p_to timestamptz
+)
+  returns boolean
+  language sql
+  stable
+  -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
+  set plan_cache_mode = force_custom_plan
+  set enable_seqscan = off
+  set jit = off
+as $$
+  select exists (
+    select
+    from webhookpub.deliveries as d
+    where d.status = 'pending' and d.event_created_at >= p_from and d.event_created_at < p_to
+  ) or exists (
+    select
+    from webhookpub.envelopes as n
+    join webhookpub.events as e on e.id = n.event_id
+    where n.created_at >= p_from and n.created_at < p_to
+  );
+$$;
+
+comment on function webhookpub.envelopes_are_needed (timestamptz, timestamptz) is
+  'Whether an event or a pending delivery of that time is still there.';
+--! EndIncluded 6_maintain/envelopes_are_needed.sql
 --! Included 6_maintain/maintain.sql
 -- One round of upkeep. With nothing to do it costs almost nothing.
 --
--- Called by  the task webhook_maintain, once a minute; psql.
--- Locks      one advisory lock, so that rounds do not meet; a second one does nothing.
+-- Called by  the task webhook_maintain, once a minute until nothing is left to do; psql.
+-- Locks      one advisory lock, so that rounds do not meet; a second one does nothing. No
+--            row of an application's is waited for: what it holds is left to the next round.
 -- Returns    what was done and to how many.
 
 create or replace function webhookpub.maintain ()
@@ -2704,7 +3528,10 @@ begin
     ('delete_failed_jobs', webhookpub.delete_failed_jobs(v_now));
 
   task := 'expire_secrets';
-  delete from webhookpub.secrets as s where s.expires_at <= v_now;
+  delete from webhookpub.secrets as s
+  where s.id = any (array(
+    select x.id from webhookpub.secrets as x where x.expires_at <= v_now for update skip locked
+  ));
   get diagnostics affected = row_count;
   return next;
 
@@ -2744,7 +3571,7 @@ comment on function webhookpub.maintain () is
 --! Included 7_inspect/explain_event.sql
 -- Says for every webhook of an event's user whether it matches, and if not, why.
 --
--- Called by  psql.
+-- Called by  psql, as whoever asks: an event that its caller may not see is not there.
 -- Returns    one row a webhook, in the order of their creation. Once fan-out has decided,
 --            matched is its decision; if the webhook has changed since, reason says so.
 -- Raises     WH020.
@@ -2759,7 +3586,6 @@ create or replace function webhookpub.explain_event (
   )
   language plpgsql
   stable
-  security definer
   set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
@@ -2771,7 +3597,9 @@ begin
   if not found then
     raise exception using
       errcode = 'WH020',
-      message = format('no such event: %s', coalesce(quote_literal(explain_event.event_id), 'null')),
+      message = format(
+        'no such event: %s', coalesce(quote_literal(left(explain_event.event_id, 210)), 'null')
+      ),
       hint = 'Events are kept for settings.event_retention.';
   end if;
   v_data := coalesce(
@@ -2806,6 +3634,224 @@ $$;
 comment on function webhookpub.explain_event (text) is
   'For each webhook of the event''s user: whether it matches and which clause decided. Raises WH020.';
 --! EndIncluded 7_inspect/explain_event.sql
+--! Included 7_inspect/event_log.sql
+-- What was published and what became of it, newest first.
+--
+-- Called by  psql: one event, one user, or the last ones, with a limit.
+--
+-- Its order is that of two tables which have an index for it, or are small: the envelopes
+-- of what was fanned out, and the events that wait for it. An index of events would be
+-- paid for by every publisher.
+
+create or replace view webhookpub.event_log
+  with (security_invoker = true)
+as
+  select
+    k.event_id, k.created_at, k.user_id, e.type as event_type, e.status,
+    (
+      select jsonb_object_agg(s.status, s.count)
+      from (
+        select d.status, count(*) as count
+        from webhookpub.deliveries as d
+        where d.event_id = k.event_id
+          -- Both halves, because each has an index.
+          and (d.replay_id is null or d.replay_id is not null)
+        group by d.status
+      ) as s
+    ) as deliveries,
+    e.processed_at, e.attempts, e.last_error, e.retry_at, e.agent_id, e.conversation_id,
+    e.labels, e.message_id, e.matched_webhook_ids, e.expires_at
+  from (
+    select n.event_id, n.created_at, n.user_id, 'pending'::webhookpub.event_status as kept
+    from webhookpub.envelopes as n
+    union all
+    select e.id, e.created_at, e.user_id, e.status
+    from webhookpub.events as e
+  ) as k
+  -- One look into an index for each; "offset 0" keeps the planner from joining.
+  cross join lateral (
+    select e.* from webhookpub.events as e where e.id = k.event_id offset 0
+  ) as e
+  where k.kept = 'pending'
+  order by k.created_at desc;
+
+comment on view webhookpub.event_log is
+  'What was published and what became of it, newest first. Say which event or user, or add a limit.';
+comment on column webhookpub.event_log.created_at is 'When it was published; the order of the view.';
+comment on column webhookpub.event_log.status is
+  'pending until fan-out; then processed (it matched) or no_match.';
+comment on column webhookpub.event_log.deliveries is
+  'How many of its deliveries, replays included, have which status; null: it has none.';
+comment on column webhookpub.event_log.attempts is 'How often its fan-out was tried.';
+comment on column webhookpub.event_log.last_error is 'Why its last fan-out failed.';
+comment on column webhookpub.event_log.retry_at is
+  'When fan-out tries it again after a failure.';
+comment on column webhookpub.event_log.matched_webhook_ids is
+  'The webhooks that it matched; explain_event says why not the others.';
+comment on column webhookpub.event_log.expires_at is
+  'When maintenance may remove it, unless it is pending.';
+--! EndIncluded 7_inspect/event_log.sql
+--! Included 7_inspect/backlog.sql
+-- What waits and how long it has: one row.
+--
+-- Called by  psql; webhookpub.metrics.
+--
+-- Counting stops at 10,000, so that there is an answer when it matters most. Ordered by the
+-- whole of an index: with row-level security, a constant status is not known to be one.
+
+create or replace view webhookpub.backlog
+  with (security_invoker = true)
+as
+  select
+    e.count as events_pending,
+    (
+      select statement_timestamp() - o.created_at
+      from webhookpub.events as o
+      where o.status = 'pending'
+      order by o.status, o.expires_at
+      limit 1
+    ) as oldest_event,
+    f.count as events_failing,
+    case
+      when p.count < 10000 then p.count
+      -- What vacuum or analyze last found in an index of those that are pending.
+      else greatest(p.count, (
+        select c.reltuples::bigint
+        from pg_class as c
+        where c.oid = 'webhookpub.deliveries_due'::regclass
+      ))
+    end as deliveries_pending,
+    d.deliveries_due,
+    d.oldest_due,
+    l.deliveries_in_flight
+  from (
+    select count(*) as count
+    from (
+      select
+      from webhookpub.events as e
+      where e.status = 'pending'
+      order by e.status, e.expires_at
+      limit 10000
+    ) as w
+  ) as e
+  cross join (
+    select count(w.retry_at) as count
+    from (
+      select e.retry_at
+      from webhookpub.events as e
+      where e.status = 'pending'
+      -- They stay while others go: before long they are the first.
+      order by e.status, e.expires_at
+      limit 1000
+    ) as w
+  ) as f
+  cross join (
+    select count(*) as count
+    from (
+      select
+      from webhookpub.deliveries as d
+      where d.status = 'pending' and d.attempts >= 0
+      order by d.next_attempt_at
+      limit 10000
+    ) as w
+  ) as p
+  cross join (
+    select
+      count(*) as deliveries_due,
+      statement_timestamp() - min(w.next_attempt_at) as oldest_due
+    from (
+      select d.next_attempt_at
+      from webhookpub.deliveries as d
+      -- One look into an index for each; "offset 0" keeps the planner from joining.
+      cross join lateral (
+        select
+        from webhookpub.webhooks as w
+        where w.id = d.webhook_id and w.enabled and w.circuit_opened_at is null
+        offset 0
+      ) as w
+      where d.status = 'pending'
+        and d.attempts >= 0
+        and d.next_attempt_at <= statement_timestamp()
+      order by d.next_attempt_at
+      limit 10000
+    ) as w
+  ) as d
+  cross join (
+    select count(*) filter (where w.leased) as deliveries_in_flight
+    from (
+      select d.leased
+      from webhookpub.deliveries as d
+      where d.status = 'pending'
+        and d.attempts >= 0
+        -- The longest lease.
+        and d.next_attempt_at > statement_timestamp()
+        and d.next_attempt_at <= statement_timestamp() + interval '45 seconds'
+      order by d.next_attempt_at
+      limit 10000
+    ) as w
+  ) as l;
+
+comment on view webhookpub.backlog is
+  'What waits and how long it has, in one row. Counts stop at 10,000, which then means that many or more.';
+comment on column webhookpub.backlog.events_pending is
+  'Events that wait for the fan-out.';
+comment on column webhookpub.backlog.oldest_event is
+  'How long the first of them has waited; more than a few seconds: no fan-out runs, or it fails.';
+comment on column webhookpub.backlog.events_failing is
+  'Of the first 1,000 of them, those whose fan-out has failed and is tried again: event_log.last_error says why.';
+comment on column webhookpub.backlog.deliveries_pending is
+  'Deliveries that have not ended; above 10,000 an estimate, from the last vacuum or analyze.';
+comment on column webhookpub.backlog.deliveries_due is
+  'Those that could be sent now: their webhooks are enabled, and their circuits closed.';
+comment on column webhookpub.backlog.oldest_due is
+  'How long the first of them has been due; more than a few seconds: no worker runs, or its webhook is slow.';
+comment on column webhookpub.backlog.deliveries_in_flight is
+  'Those that a worker has: their answers are waited for.';
+--! EndIncluded 7_inspect/backlog.sql
+--! Included 7_inspect/delivery_log.sql
+-- Every delivery and how it stands, newest first.
+--
+-- Called by  psql: of one event, one webhook or one user, or the last ones, with a limit.
+--
+-- Ids of deliveries are in the order of their creation.
+
+create or replace view webhookpub.delivery_log
+  with (security_invoker = true)
+as
+  select
+    d.id as delivery_id, d.created_at, d.event_id, d.event_type, d.webhook_id, w.user_id,
+    w.url, d.status,
+    case
+      when d.status <> 'pending' then null
+      when d.leased and d.next_attempt_at > statement_timestamp() then 'answer'
+      when not w.enabled then 'enabled webhook'
+      when d.next_attempt_at > statement_timestamp() then 'next attempt'
+      when w.circuit_retry_at > statement_timestamp() then 'closed circuit'
+      else 'worker'
+    end as waits_for,
+    d.attempts, d.max_attempts, d.next_attempt_at, d.last_status_code, d.last_error,
+    d.last_attempt_at, d.delivered_at, d.replay_id, d.message_id, d.expires_at
+  from webhookpub.deliveries as d
+  join webhookpub.webhooks as w on w.id = d.webhook_id
+  -- Both halves, because each has an index by event.
+  where d.replay_id is null or d.replay_id is not null
+  order by d.id desc;
+
+comment on view webhookpub.delivery_log is
+  'Every delivery and how it stands, newest first. Say which event, webhook or user, or add a limit; sorting it anew reads all of it.';
+comment on column webhookpub.delivery_log.url is 'Where it goes, as the webhook has it now.';
+comment on column webhookpub.delivery_log.status is
+  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
+comment on column webhookpub.delivery_log.waits_for is
+  'What a pending one waits for: an answer to its request, an enabled webhook, its next attempt (next_attempt_at), a closed circuit, or a worker.';
+comment on column webhookpub.delivery_log.attempts is 'Attempts begun; the table attempts has each of them.';
+comment on column webhookpub.delivery_log.next_attempt_at is
+  'When it is due, or, while it waits for an answer, when that counts as lost.';
+comment on column webhookpub.delivery_log.replay_id is
+  'Null for the first delivery of an event; rpl_… or test_… for a replay or a test.';
+comment on column webhookpub.delivery_log.expires_at is
+  'When maintenance may remove it, unless it is pending.';
+--! EndIncluded 7_inspect/delivery_log.sql
 --! Included 7_inspect/envelopes_by_event.sql
 -- The bytes on the wire, by event id.
 --
@@ -2826,6 +3872,795 @@ comment on view webhookpub.envelopes_by_event is
 comment on column webhookpub.envelopes_by_event.envelope is
   'The JSON text that is POSTed and signed.';
 --! EndIncluded 7_inspect/envelopes_by_event.sql
+--! Included 7_inspect/metrics.sql
+-- Numbers for monitoring, one a row.
+--
+-- Called by  psql, exporters.
+--
+-- Counts of what waits stop at 10,000, as those of webhookpub.backlog do.
+
+create or replace view webhookpub.metrics
+  with (security_invoker = true)
+as
+  select m.name, m.labels, m.value
+  from webhookpub.backlog as b
+  cross join (
+    select
+      count(*) filter (where w.enabled) as enabled,
+      count(*) filter (where not w.enabled) as disabled,
+      count(*) filter (where w.enabled and w.failing_since is not null) as failing,
+      count(*) filter (where w.enabled and w.circuit_opened_at is not null) as open
+    from webhookpub.webhooks as w
+    where w.deleted_at is null
+  ) as w
+  cross join (
+    select count(*) as count
+    from (select from webhookpub.publish_failures as f limit 10000) as f
+  ) as f
+  cross join webhookpub.attempts_recorded as a
+  cross join lateral (
+    values
+      ('publisher_lag_seconds', '{}'::jsonb, coalesce(extract(epoch from b.oldest_event), 0)::float8),
+      ('events_pending', '{}', b.events_pending),
+      ('events_failing', '{}', b.events_failing),
+      ('delivery_lag_seconds', '{}', coalesce(extract(epoch from b.oldest_due), 0)),
+      ('deliveries_pending', '{}', b.deliveries_pending),
+      ('deliveries_due', '{}', b.deliveries_due),
+      ('deliveries_in_flight', '{}', b.deliveries_in_flight),
+      ('attempts_total', '{}', case when a.is_called then a.last_value else 0 end),
+      ('publish_failures', '{}', f.count),
+      ('webhooks', '{"state": "enabled"}', w.enabled),
+      ('webhooks', '{"state": "disabled"}', w.disabled),
+      ('webhooks_failing', '{}', w.failing),
+      ('webhooks_circuit_open', '{}', w.open)
+  ) as m (name, labels, value);
+
+comment on view webhookpub.metrics is
+  'Numbers for monitoring, one a row. docs/operations.md says what each means; counts of what waits stop at 10,000.';
+comment on column webhookpub.metrics.name is
+  'Its name, as for Prometheus: _seconds is a duration, _total only grows, any other goes up and down.';
+comment on column webhookpub.metrics.labels is
+  'What tells rows of one name apart; mostly empty.';
+comment on column webhookpub.metrics.value is 'The number, as of now.';
+--! EndIncluded 7_inspect/metrics.sql
+--! Included 7_inspect/version.sql
+-- The version of this schema: that of the package that installed it.
+--
+-- Called by  webhookpub.lease_deliveries (user-agent); workers, when they start.
+
+create or replace function webhookpub.version ()
+  returns text
+  language sql
+  immutable
+  parallel safe
+return '0.1.0';
+
+comment on function webhookpub.version () is 'The version of webhookpub in this database.';
+--! EndIncluded 7_inspect/version.sql
+--! Included 7_inspect/webhook_health.sql
+-- How each webhook does: what became of its last attempts, and what waits for it.
+--
+-- Called by  psql: one webhook, one user, or those that fail.
+--
+-- Bounded for each webhook, so that a long history costs nothing.
+
+create or replace view webhookpub.webhook_health
+  with (security_invoker = true)
+as
+  select
+    w.id as webhook_id, w.user_id, w.url, w.enabled, w.disabled_reason, w.disabled_at,
+    w.failing_since, w.circuit_opened_at, w.circuit_retry_at, w.last_delivered_at,
+    r.attempts as recent_attempts, r.success_rate, r.p95_duration_ms, r.last_error,
+    p.pending, p.oldest_pending, p.in_flight, w.max_in_flight
+  from webhookpub.webhooks as w
+  left join lateral (
+    select
+      count(*) as attempts,
+      round(avg(coalesce(a.status_code between 200 and 299, false)::integer), 3) as success_rate,
+      percentile_disc(0.95) within group (order by a.duration_ms) as p95_duration_ms,
+      (array_agg(a.error order by a.started_at desc) filter (where a.error is not null))[1] as last_error
+    from (
+      select a.started_at, a.status_code, a.duration_ms, a.error
+      from webhookpub.attempts as a
+      where a.webhook_id = w.id
+        and a.started_at > statement_timestamp() - interval '1 day'
+        and a.started_at <= statement_timestamp()
+      order by a.started_at desc
+      limit 100
+    ) as a
+  ) as r on true
+  left join lateral (
+    select
+      count(*) as pending,
+      statement_timestamp() - min(d.created_at) as oldest_pending,
+      count(*) filter (where d.leased and d.next_attempt_at > statement_timestamp()) as in_flight
+    from (
+      select d.created_at, d.leased, d.next_attempt_at
+      from webhookpub.deliveries as d
+      where d.webhook_id = w.id and d.status = 'pending'
+      order by d.leased, d.next_attempt_at
+      limit 10000
+    ) as d
+  ) as p on true
+  where w.deleted_at is null;
+
+comment on view webhookpub.webhook_health is
+  'How each webhook does, deleted ones left out. Rates are over its last 100 attempts, of the last 24 hours.';
+comment on column webhookpub.webhook_health.url is 'Where deliveries are POSTed.';
+comment on column webhookpub.webhook_health.disabled_reason is
+  'manual, failing, gone or what the operator gave.';
+comment on column webhookpub.webhook_health.failing_since is
+  'First failed attempt since the last success; null while all is well.';
+comment on column webhookpub.webhook_health.circuit_opened_at is
+  'Since when its receiver is left alone because it does not answer; null while it does.';
+comment on column webhookpub.webhook_health.circuit_retry_at is
+  'When the next delivery goes out as a probe; an answer to it closes the circuit.';
+comment on column webhookpub.webhook_health.last_delivered_at is
+  'Last success, to about 10 s.';
+comment on column webhookpub.webhook_health.recent_attempts is
+  'How many attempts the next columns are about: the last 100, of the last 24 hours.';
+comment on column webhookpub.webhook_health.success_rate is
+  'Share of them that got a 2xx, from 0 to 1; null without any.';
+comment on column webhookpub.webhook_health.p95_duration_ms is
+  '95 of 100 took no longer than this, in milliseconds; null without any.';
+comment on column webhookpub.webhook_health.last_error is
+  'Why the last of them that failed did so.';
+comment on column webhookpub.webhook_health.pending is
+  'Deliveries that have not ended; 10,000 means that many or more.';
+comment on column webhookpub.webhook_health.oldest_pending is
+  'How long the oldest of them has been there; of the first 10,000 that are due.';
+comment on column webhookpub.webhook_health.in_flight is
+  'Requests that are under way now, on all workers.';
+comment on column webhookpub.webhook_health.max_in_flight is
+  'How many of them may be; when in_flight is there, the receiver is slow.';
+--! EndIncluded 7_inspect/webhook_health.sql
+--! Included 8_steer/find_event.sql
+-- Finds an event that was fanned out, and with it the webhooks that it matched then.
+--
+-- Called by  webhookpub.redeliver.
+-- Returns    the event. One of the direct path has no row, nor has one that has expired:
+--            it is put together from its first deliveries, as far as they tell.
+-- Raises     WH020; WH022 when it has not been fanned out yet.
+
+create or replace function webhookpub.find_event (
+  p_event_id text
+)
+  returns webhookpub.events
+  language plpgsql
+  stable
+as $$
+declare
+  v_event webhookpub.events;
+begin
+  select e.* into v_event from webhookpub.events as e where e.id = p_event_id;
+  if v_event.status = 'pending' then
+    raise exception using
+      errcode = 'WH022',
+      message = format('event %L has not been fanned out yet', p_event_id),
+      hint = 'What it matches is not decided yet: is a worker running?';
+  end if;
+  if v_event.id is not null then
+    return v_event;
+  end if;
+
+  select d.event_id, w.user_id, d.event_type, d.message_id, d.event_created_at, array_agg(w.id)
+  into
+    v_event.id, v_event.user_id, v_event.type, v_event.message_id, v_event.created_at,
+    v_event.matched_webhook_ids
+  from webhookpub.deliveries as d
+  join webhookpub.webhooks as w on w.id = d.webhook_id
+  where d.event_id = p_event_id and d.replay_id is null
+  group by d.event_id, w.user_id, d.event_type, d.message_id, d.event_created_at;
+  if not found then
+    raise exception using
+      errcode = 'WH020',
+      message = format('no such event: %s', coalesce(quote_literal(left(p_event_id, 210)), 'null')),
+      hint = 'Events are kept for settings.event_retention; one of the direct path only if it matched.';
+  end if;
+  return v_event;
+end;
+$$;
+
+comment on function webhookpub.find_event (text) is
+  'An event that was fanned out, with the webhooks that it matched. Raises WH020, WH022.';
+--! EndIncluded 8_steer/find_event.sql
+--! Included 8_steer/redeliver.sql
+-- Sends an event again, to one webhook or to every one that it matched.
+--
+-- Called by  psql, applications.
+-- Locks      nothing that anybody waits for, but for who replays the same event to the
+--            same webhook at this moment.
+-- Returns    one row a webhook: created (a new delivery), pending (a replay that is still
+--            under way) or skipped, and why.
+-- Raises     WH020, WH022.
+--
+-- Nothing is matched again: the webhooks are those of the decision when it was fanned out.
+-- The bytes and the event's id are the same; secret, URL and schedule are today's.
+
+create or replace function webhookpub.redeliver (
+  p_event_id text,
+  p_webhook_id text default null
+)
+  returns table (
+    webhook_id text,
+    delivery_id text,
+    outcome text,
+    reason text
+  )
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_replay_id constant text := 'rpl_' || webhookpub.random_hex();
+  v_event constant webhookpub.events := webhookpub.find_event(p_event_id);
+  v_webhook_ids text[] := v_event.matched_webhook_ids;
+  v_is_kept boolean;
+begin
+  if p_webhook_id is not null then
+    select array_agg(w.id) into v_webhook_ids
+    from webhookpub.webhooks as w
+    where w.id = p_webhook_id and w.user_id = v_event.user_id;
+    if v_webhook_ids is null then
+      raise exception using
+        errcode = 'WH020',
+        message = format('no such webhook of the event''s user: %L', left(p_webhook_id, 100)),
+        hint = 'List them with: select id, user_id, url from webhookpub.webhooks;';
+    end if;
+  end if;
+  v_is_kept := webhookpub.stored_envelope(v_event.id, v_event.created_at) is not null;
+
+  insert into webhookpub.deliveries
+    (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
+     max_attempts, next_attempt_at, created_at, expires_at)
+  select
+    webhookpub.delivery_id(v_now), w.id, v_event.id, v_event.type, v_event.created_at,
+    v_event.message_id, v_replay_id, cardinality(w.retry_schedule) + 1, v_now, v_now,
+    v_now + s.delivery_retention
+  from webhookpub.webhooks as w
+  cross join webhookpub.settings as s
+  where w.id = any (v_webhook_ids)
+    and w.id = any (v_event.matched_webhook_ids)
+    and w.enabled
+    and v_is_kept
+  order by w.id
+  on conflict (event_id, webhook_id) where replay_id is not null and status = 'pending'
+    do nothing;
+
+  return query
+  with target as materialized (
+    select
+      w.id,
+      w.created_at,
+      case
+        when w.id <> all (v_event.matched_webhook_ids)
+          then 'unmatched: the event did not match it when it was fanned out'
+        when w.deleted_at is not null then 'deleted'
+        when not w.enabled then 'disabled: ' || w.disabled_reason
+        when not v_is_kept then 'expired: the envelope is not kept any more'
+      end as reason
+    from webhookpub.webhooks as w
+    where w.id = any (v_webhook_ids)
+  )
+  select
+    t.id,
+    d.id,
+    case
+      when t.reason is not null then 'skipped'
+      when d.replay_id = v_replay_id then 'created'
+      else 'pending'
+    end,
+    coalesce(t.reason, case
+      when d.replay_id <> v_replay_id then format('a replay is under way since %s', d.created_at)
+    end)
+  from target as t
+  left join lateral (
+    select d.*
+    from webhookpub.deliveries as d
+    where t.reason is null
+      and d.event_id = v_event.id and d.webhook_id = t.id and d.replay_id is not null
+    order by d.status = 'pending' desc, d.id desc
+    limit 1
+  ) as d on true
+  order by t.created_at, t.id;
+
+  perform webhookpub.add_deliver_jobs(array(
+    select d.webhook_id
+    from webhookpub.deliveries as d
+    where d.event_id = v_event.id and d.replay_id = v_replay_id
+  ));
+end;
+$$;
+
+comment on function webhookpub.redeliver (text, text) is
+  'Sends an event again, to one webhook or to all that it matched; never matches again. Returns what became of each: created, pending or skipped. Raises WH020, WH022.';
+--! EndIncluded 8_steer/redeliver.sql
+--! Included 8_steer/redeliver_since.sql
+-- Sends a webhook again what was published for it within a time.
+--
+-- Called by  psql, applications.
+-- Locks      nothing that anybody waits for, but for who replays the same to the same
+--            webhook at this moment.
+-- Returns    how many deliveries were made, or would have been.
+-- Raises     WH020, WH021, WH022.
+--
+-- Nothing is matched again: what was delivered to the webhook is the decision. An event
+-- counts by its last delivery, first or replay; one that has a pending delivery is on its
+-- way already.
+
+create or replace function webhookpub.redeliver_since (
+  p_webhook_id text,
+  p_since timestamptz,
+  p_until timestamptz default now(),
+  p_only_failed boolean default true,
+  p_dry_run boolean default false
+)
+  returns bigint
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
+  set plan_cache_mode = force_custom_plan
+  set enable_seqscan = off
+  set jit = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_replay_id constant text := 'rpl_' || webhookpub.random_hex();
+  v_webhook constant webhookpub.webhooks := webhookpub.find_webhook(p_webhook_id, true);
+  -- No delivery is older than its event, and ids are in the order of time.
+  v_first_id constant text := left(
+    webhookpub.delivery_id(least(greatest(p_since, 'epoch'), v_now)), 16
+  );
+  v_expires_at timestamptz;
+  v_count bigint;
+begin
+  if (p_since < p_until) is not true then
+    raise exception using
+      errcode = 'WH022',
+      message = format(
+        'p_since %s must be before p_until %s',
+        coalesce(p_since::text, 'null'), coalesce(p_until::text, 'null')
+      ),
+      hint = 'Events count by when they were published: from p_since on, before p_until.';
+  end if;
+  if p_only_failed is null or p_dry_run is null then
+    raise exception using
+      errcode = 'WH022',
+      message = 'p_only_failed and p_dry_run must be true or false, not null',
+      hint = 'Leave them out to replay what failed.';
+  end if;
+
+  select v_now + s.delivery_retention into v_expires_at from webhookpub.settings as s;
+  with last as (
+    select distinct on (d.event_id)
+      d.event_id, d.event_type, d.event_created_at, d.message_id, d.status
+    from webhookpub.deliveries as d
+    where d.webhook_id = v_webhook.id
+      and d.id >= v_first_id
+      and d.event_created_at >= p_since
+      and d.event_created_at < p_until
+      and starts_with(d.replay_id, 'test_') is not true
+    order by d.event_id, d.status = 'pending' desc, d.id desc
+  ),
+  replayable as materialized (
+    select l.*
+    from last as l
+    where (l.status = 'failed' or (l.status = 'delivered' and not p_only_failed))
+      and exists (
+        select
+        from webhookpub.envelopes as n
+        where n.event_id = l.event_id and n.created_at = l.event_created_at
+          and n.created_at >= p_since and n.created_at < p_until
+      )
+  ),
+  created as (
+    insert into webhookpub.deliveries
+      (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
+       max_attempts, next_attempt_at, created_at, expires_at)
+    select
+      webhookpub.delivery_id(v_now), v_webhook.id, r.event_id, r.event_type,
+      r.event_created_at, r.message_id, v_replay_id,
+      cardinality(v_webhook.retry_schedule) + 1, v_now, v_now, v_expires_at
+    from replayable as r
+    where not p_dry_run
+    order by r.event_created_at
+    on conflict (event_id, webhook_id) where replay_id is not null and status = 'pending'
+      do nothing
+    returning id
+  )
+  select case when p_dry_run
+    then (select count(*) from replayable)
+    else (select count(*) from created)
+  end
+  into v_count;
+
+  if v_count > 0 and not p_dry_run then
+    perform webhookpub.add_deliver_jobs(array[v_webhook.id]);
+  end if;
+  return v_count;
+end;
+$$;
+
+comment on function webhookpub.redeliver_since (text, timestamptz, timestamptz, boolean, boolean) is
+  'Sends a webhook again the events published from p_since to before p_until: those that failed, or all; a dry run only counts. Raises WH020, WH021, WH022.';
+--! EndIncluded 8_steer/redeliver_since.sql
+--! Included 8_steer/retry_publish_failures.sql
+-- Publishes what the best-effort path could not, as far as it can be published now.
+--
+-- Called by  psql, applications.
+-- Locks      the failures that it takes, skipping those that somebody else has.
+-- Returns    how many were published. What fails again stays, with its new error, and
+--            goes behind those that were not tried for longer.
+
+create or replace function webhookpub.retry_publish_failures (
+  p_limit integer default 100
+)
+  returns bigint
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_failure webhookpub.publish_failures;
+  v_sqlstate text;
+  v_message text;
+  v_count bigint := 0;
+begin
+  perform from webhookpub.settings as s where s.publish_enabled;
+  if not found then
+    return 0;
+  end if;
+  for v_failure in
+    select f.*
+    from webhookpub.publish_failures as f
+    order by f.tried_at, f.id
+    limit greatest(p_limit, 0)
+    for update skip locked
+  loop
+    begin
+      perform public.webhook_publish_tx(
+        v_failure.event_type, v_failure.user_id, v_failure.data, v_failure.agent_id,
+        v_failure.conversation_id, v_failure.labels, v_failure.message_id,
+        v_failure.dedup_key, v_failure.event_id
+      );
+      delete from webhookpub.publish_failures as f where f.id = v_failure.id;
+      v_count := v_count + 1;
+    exception when others then
+      get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text;
+      update webhookpub.publish_failures as f
+      set sqlstate = v_sqlstate, message = v_message, tried_at = clock_timestamp()
+      where f.id = v_failure.id;
+    end;
+  end loop;
+  return v_count;
+end;
+$$;
+
+comment on function webhookpub.retry_publish_failures (integer) is
+  'Publishes up to p_limit of webhookpub.publish_failures; what still fails stays, with its new error. Returns how many were published.';
+--! EndIncluded 8_steer/retry_publish_failures.sql
+--! Included 8_steer/test_webhook.sql
+-- Sends a webhook an event that has not happened, to see whether it gets through.
+--
+-- Called by  psql, applications.
+-- Returns    the id of the delivery. There is one attempt, and no row in events.
+-- Raises     WH002, WH020, WH021.
+--
+-- Its attempt counts for the webhook's health like any other; that it failed is told to
+-- nobody else.
+
+create or replace function webhookpub.test_webhook (
+  p_webhook_id text,
+  p_event_type text default null
+)
+  returns text
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_webhook constant webhookpub.webhooks := webhookpub.find_webhook(p_webhook_id, true);
+  v_event_id constant text := webhookpub.random_event_id();
+  v_delivery_id constant text := webhookpub.delivery_id(v_now);
+  v_type text;
+begin
+  -- By default something that it listens to: what it names first, then what it includes.
+  select t.name into v_type
+  from webhookpub.event_types as t
+  where case
+    when p_event_type is not null then t.name = p_event_type
+    else v_webhook.events && webhookpub.type_patterns(t.name)
+  end
+  order by array_position(v_webhook.events, t.name), t.name like 'webhook.%', t.name
+  limit 1;
+  if not found then
+    raise exception using
+      errcode = 'WH002',
+      message = case
+        when p_event_type is null
+          then format('webhook %L listens to no event type of the catalog', v_webhook.id)
+        else format('event type %L is not in the catalog', left(p_event_type, 100))
+      end,
+      hint = 'List it with: table webhookpub.event_types; name one as p_event_type.';
+  end if;
+
+  insert into webhookpub.envelopes (event_id, created_at, user_id, body)
+  values (
+    v_event_id, v_now, v_webhook.user_id,
+    '{"event": "' || v_type || '", "id": "' || v_event_id
+      || '", "created_at": "' || webhookpub.rfc3339(v_now)
+      || '", "data": {"test": true, "message": "A test by webhookpub: this has not happened."}}'
+  );
+  insert into webhookpub.deliveries
+    (id, webhook_id, event_id, event_type, event_created_at, replay_id, max_attempts,
+     next_attempt_at, created_at, expires_at)
+  select
+    v_delivery_id, v_webhook.id, v_event_id, v_type, v_now, 'test_' || webhookpub.random_hex(),
+    1, v_now, v_now, v_now + s.delivery_retention
+  from webhookpub.settings as s;
+  perform webhookpub.add_deliver_jobs(array[v_webhook.id]);
+  return v_delivery_id;
+end;
+$$;
+
+comment on function webhookpub.test_webhook (text, text) is
+  'Sends a webhook one test delivery, of a type that it listens to by default; returns its id. Raises WH002, WH020, WH021.';
+--! EndIncluded 8_steer/test_webhook.sql
+--! Included 9_roles/create_roles.sql
+-- Creates the roles that are missing. They belong to the whole server, and all of its
+-- databases share them.
+--
+-- Called by  webhookpub.install_roles.
+-- Locks      their names: one that creates them in another database waits.
+-- Returns    whether all of them are there now.
+
+create or replace function webhookpub.create_roles ()
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regrole('webhookpub_publisher') is null then
+    create role webhookpub_publisher nologin;
+    comment on role webhookpub_publisher is 'Publishes webhook events, and does nothing else.';
+  end if;
+  if to_regrole('webhookpub_worker') is null then
+    create role webhookpub_worker nologin;
+    comment on role webhookpub_worker is 'Runs webhookpub''s worker.';
+  end if;
+  if to_regrole('webhookpub_operator') is null then
+    create role webhookpub_operator nologin;
+    comment on role webhookpub_operator is 'Steers webhookpub and sees everything but secrets.';
+  end if;
+  if to_regrole('webhookpub_readonly') is null then
+    create role webhookpub_readonly nologin;
+    comment on role webhookpub_readonly is 'Sees everything of webhookpub but secrets.';
+  end if;
+  if to_regrole('webhookpub_tenant') is null then
+    create role webhookpub_tenant nologin;
+    comment on role webhookpub_tenant is 'Sees what is its own user''s of webhookpub.';
+  end if;
+  return true;
+exception
+  when insufficient_privilege then
+    return false;
+  when duplicate_object or unique_violation then
+    -- Another database was faster.
+    return webhookpub.create_roles();
+end;
+$$;
+
+comment on function webhookpub.create_roles () is
+  'Creates the roles webhookpub_* that are missing; returns false when that is not allowed.';
+--! EndIncluded 9_roles/create_roles.sql
+--! Included 9_roles/grant_functions.sql
+-- Says which role may call which function.
+--
+-- Called by  webhookpub.install_roles.
+--
+-- A function that stands here for nobody is called by other functions only.
+
+create or replace function webhookpub.grant_functions ()
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  grant usage on schema webhookpub to
+    webhookpub_publisher, webhookpub_worker, webhookpub_operator, webhookpub_readonly,
+    webhookpub_tenant;
+  revoke all on all functions in schema webhookpub from
+    webhookpub_publisher, webhookpub_worker, webhookpub_operator, webhookpub_readonly,
+    webhookpub_tenant;
+
+  grant execute on function
+    public.webhook_publish_tx, public.webhook_publish_best_effort_tx, public.webhook_publish,
+    -- random_hex is what random_event_id is made of.
+    webhookpub.random_event_id, webhookpub.random_hex
+  to webhookpub_publisher;
+
+  grant execute on function
+    webhookpub.closed_networks,
+    webhookpub.wake, webhookpub.enter_fan_out, webhookpub.leave_fan_out, webhookpub.fan_out,
+    webhookpub.fan_out_batch, webhookpub.lease_deliveries, webhookpub.record_attempts,
+    webhookpub.maintain
+  to webhookpub_worker;
+
+  -- The secret that create_webhook and rotate_secret make is shown to their caller; no
+  -- function shows one that exists.
+  grant execute on function
+    webhookpub.create_webhook, webhookpub.update_webhook, webhookpub.rotate_secret,
+    webhookpub.enable_webhook, webhookpub.disable_webhook, webhookpub.delete_webhook,
+    webhookpub.redeliver, webhookpub.redeliver_since, webhookpub.test_webhook,
+    webhookpub.retry_publish_failures,
+    webhookpub.fan_out, webhookpub.maintain
+  to webhookpub_operator;
+
+  -- What explain_event calls runs as its caller, so that it shows what its caller may see.
+  grant execute on function
+    webhookpub.explain_event, webhookpub.stored_envelope, webhookpub.type_patterns,
+    webhookpub.unmatched_clause, webhookpub.data_holds, webhookpub.current_user_id
+  to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
+
+  grant execute on function webhookpub.event_id, webhookpub.is_valid_event_type
+  to webhookpub_publisher, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
+
+  grant execute on function webhookpub.version
+  to webhookpub_worker, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
+end;
+$$;
+
+comment on function webhookpub.grant_functions () is
+  'Gives each role webhookpub_* the functions that it may call, and no others.';
+--! EndIncluded 9_roles/grant_functions.sql
+--! Included 9_roles/grant_jobs.sql
+-- Lets the worker's role run graphile-worker without being the owner of its tables. They
+-- have row-level security without policies; an owner, or a member of the owner, could
+-- change graphile-worker's functions and so run what it likes as webhookpub's owner.
+--
+-- Called by  webhookpub.install_roles.
+-- Locks      graphile-worker's tables, for an instant, the first time only.
+
+create or replace function webhookpub.grant_jobs ()
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  grant usage on schema graphile_worker to webhookpub_worker;
+  grant execute on all functions in schema graphile_worker to webhookpub_worker;
+  grant select on graphile_worker.migrations to webhookpub_worker;
+  grant select, insert, update, delete on
+    graphile_worker._private_jobs, graphile_worker._private_job_queues,
+    graphile_worker._private_tasks, graphile_worker._private_known_crontabs
+  to webhookpub_worker;
+
+  if not exists (
+    select
+    from pg_policy as p
+    where p.polrelid = 'graphile_worker._private_jobs'::regclass
+      and p.polname = 'webhookpub_worker'
+  ) then
+    create policy webhookpub_worker on graphile_worker._private_jobs
+      to webhookpub_worker using (true);
+    create policy webhookpub_worker on graphile_worker._private_job_queues
+      to webhookpub_worker using (true);
+    create policy webhookpub_worker on graphile_worker._private_tasks
+      to webhookpub_worker using (true);
+    create policy webhookpub_worker on graphile_worker._private_known_crontabs
+      to webhookpub_worker using (true);
+  end if;
+end;
+$$;
+
+comment on function webhookpub.grant_jobs () is
+  'Gives webhookpub_worker graphile-worker''s jobs and queues.';
+--! EndIncluded 9_roles/grant_jobs.sql
+--! Included 9_roles/grant_tables.sql
+-- Says which role may read which table and view, and the little that it may write.
+--
+-- Called by  webhookpub.install_roles.
+-- Locks      the tables with row-level security, for an instant, the first time only.
+--
+-- Not here: the secrets, and partitions, which would show the rows of everybody.
+
+create or replace function webhookpub.grant_tables ()
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  revoke all on all tables in schema webhookpub from
+    webhookpub_publisher, webhookpub_worker, webhookpub_operator, webhookpub_readonly,
+    webhookpub_tenant;
+
+  grant select on
+    webhookpub.event_types, webhookpub.webhooks, webhookpub.events, webhookpub.envelopes,
+    webhookpub.deliveries, webhookpub.attempts, webhookpub.publish_failures,
+    webhookpub.tenants, webhookpub.envelopes_by_event, webhookpub.event_log,
+    webhookpub.delivery_log, webhookpub.webhook_health
+  to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
+  -- What is not about one user alone.
+  grant select on
+    webhookpub.settings, webhookpub.backlog, webhookpub.metrics, webhookpub.attempts_recorded
+  to webhookpub_operator, webhookpub_readonly;
+
+  -- Neither where webhooks may point nor for how long things are kept.
+  grant update (
+    publish_enabled, max_payload_bytes, max_webhooks_per_user, request_timeout,
+    auto_disable_after, auto_disable_min_failures
+  ) on webhookpub.settings to webhookpub_operator;
+  grant insert on webhookpub.event_types to webhookpub_operator;
+
+  if not exists (
+    select
+    from pg_policy as p
+    where p.polrelid = 'webhookpub.webhooks'::regclass and p.polname = 'webhooks_of_all_users'
+  ) then
+    create policy webhooks_of_all_users on webhookpub.webhooks
+      for select to webhookpub_operator, webhookpub_readonly using (true);
+    create policy events_of_all_users on webhookpub.events
+      for select to webhookpub_operator, webhookpub_readonly using (true);
+    create policy envelopes_of_all_users on webhookpub.envelopes
+      for select to webhookpub_operator, webhookpub_readonly using (true);
+    create policy deliveries_of_all_users on webhookpub.deliveries
+      for select to webhookpub_operator, webhookpub_readonly using (true);
+    create policy attempts_of_all_users on webhookpub.attempts
+      for select to webhookpub_operator, webhookpub_readonly using (true);
+    create policy publish_failures_of_all_users on webhookpub.publish_failures
+      for select to webhookpub_operator, webhookpub_readonly using (true);
+    create policy tenants_of_all_users on webhookpub.tenants
+      for select to webhookpub_operator, webhookpub_readonly using (true);
+  end if;
+end;
+$$;
+
+comment on function webhookpub.grant_tables () is
+  'Gives each role webhookpub_* the tables and views that it may read, and no others.';
+--! EndIncluded 9_roles/grant_tables.sql
+--! Included 9_roles/install_roles.sql
+-- Installs the roles: creates those that are missing and gives each exactly the privileges
+-- that belong to it, and no others. Safe to repeat.
+--
+-- Called by  migrations that add or replace objects; npm run migrate; psql, when somebody
+--            else has had to create the roles.
+-- Returns    false, with a WARNING, when they may not be created: all works without them,
+--            but only for the owner and whom the owner grants something.
+
+create or replace function webhookpub.install_roles ()
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not webhookpub.create_roles() then
+    raise warning 'webhookpub''s roles are not installed: % may not create roles', current_user
+      using hint = 'All works without them. docs/security.md says who can create them, and how.';
+    return false;
+  end if;
+  perform webhookpub.grant_functions();
+  perform webhookpub.grant_tables();
+  perform webhookpub.grant_jobs();
+  return true;
+end;
+$$;
+
+comment on function webhookpub.install_roles () is
+  'Creates the roles webhookpub_* where that is allowed, and gives each its privileges; false when it is not allowed.';
+--! EndIncluded 9_roles/install_roles.sql
 
 select
   webhookpub.create_partitions('webhookpub.envelopes'),
@@ -2833,7 +4668,6 @@ select
 
 revoke execute on all functions in schema webhookpub from public;
 revoke execute on function
-  public.webhook_publish_tx (text, text, jsonb, text, text, text[], text, text, text),
-  public.webhook_publish_best_effort_tx (text, text, jsonb, text, text, text[], text, text, text),
-  public.webhook_publish (text, text, jsonb, text, text, text[], text, text, text)
+  public.webhook_publish_tx, public.webhook_publish_best_effort_tx, public.webhook_publish
 from public;
+select webhookpub.install_roles();

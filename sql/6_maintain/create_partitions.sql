@@ -45,6 +45,8 @@ begin
       execute format(
         'create table webhookpub.%I (like webhookpub.%I including all)', v_name, v_table
       );
+      -- Nobody reads a partition by itself: it would show the rows of everybody.
+      execute format('alter table webhookpub.%I enable row level security', v_name);
       execute format(
         'comment on table webhookpub.%I is %L', v_name, format('%s of %s.', v_table, v_day)
       );

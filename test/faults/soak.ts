@@ -2,9 +2,9 @@
 // of conservation.
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { connect } from "../../src/client.ts";
+import { connect } from "../../src/database/calls.ts";
 import { messageOf } from "../../src/errors.ts";
-import { makePool } from "../../src/pool.ts";
+import { makePool } from "../../src/database/pool.ts";
 import { stoppableDatabase } from "../support/database.ts";
 import { randomFrom } from "../support/random.ts";
 import type { Scope } from "../support/scope.ts";

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Test } from "tap";
-import { connect, type Sql } from "../../src/client.ts";
+import { connect, type Sql } from "../../src/database/calls.ts";
 import { codeOf } from "../../src/errors.ts";
-import { makePool } from "../../src/pool.ts";
+import { makePool } from "../../src/database/pool.ts";
 import type { TestDatabase } from "../support/database.ts";
 import { createWebhook, type WebhookOptions } from "../support/scene.ts";
 import type { Scope } from "../support/scope.ts";

@@ -1,4 +1,4 @@
-import type { Sql } from "../../src/client.ts";
+import type { Sql } from "../../src/database/calls.ts";
 
 /**
  * The tables of webhookpub of which this session's open transaction has read thousands of rows,

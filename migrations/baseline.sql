@@ -1,0 +1,500 @@
+-- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
+-- included by the next migration.
+
+create extension if not exists pgcrypto;
+
+create schema webhookpub;
+comment on schema webhookpub is
+  'Webhooks that commit with your data: events, webhooks, deliveries and attempts.';
+
+--!include 1_publish/random_hex.sql
+--!include 2_fan_out/filter_values.sql
+
+-- Settings ---------------------------------------------------------------------------
+
+create table webhookpub.settings (
+  one_row boolean primary key default true,
+  publish_enabled boolean not null default true,
+  allow_http boolean not null default false,
+  allowed_networks cidr[] not null default '{}',
+  max_payload_bytes integer not null default 262144,
+  max_webhooks_per_user integer not null default 100,
+  request_timeout interval not null default '15 seconds',
+  event_retention interval not null default '30 days',
+  delivery_retention interval not null default '90 days',
+  attempt_retention interval not null default '30 days',
+  auto_disable_after interval not null default '72 hours',
+  auto_disable_min_failures integer not null default 10,
+  event_types text[] not null default '{}',
+  constraint settings_have_one_row check (one_row),
+  constraint settings_max_payload_bytes_is_positive check (max_payload_bytes > 0),
+  constraint settings_max_webhooks_per_user_is_positive
+    check (max_webhooks_per_user > 0),
+  constraint settings_request_timeout_is_up_to_30_s
+    check (request_timeout > '0' and request_timeout <= '30 seconds'),
+  constraint settings_retention_is_at_least_an_hour check (
+    event_retention >= '1 hour'
+    and delivery_retention >= '1 hour'
+    and attempt_retention >= '1 hour'
+  ),
+  constraint settings_auto_disable_is_positive
+    check (auto_disable_after > '0' and auto_disable_min_failures > 0)
+);
+insert into webhookpub.settings default values;
+
+comment on table webhookpub.settings is
+  'One row. A change counts from the next statement on; event_retention and delivery_retention for rows written after it.';
+comment on column webhookpub.settings.one_row is 'Always true: it holds the table to one row.';
+comment on column webhookpub.settings.publish_enabled is
+  'Kill switch: when false, publishing writes nothing and returns null; pending deliveries go on.';
+comment on column webhookpub.settings.allow_http is 'Permit http:// URLs and port 80.';
+comment on column webhookpub.settings.allowed_networks is
+  'Networks that are reachable although they are not public, on any port.';
+comment on column webhookpub.settings.max_payload_bytes is
+  'Upper bound of an envelope together with the other arguments of its event, in bytes.';
+comment on column webhookpub.settings.max_webhooks_per_user is
+  'How many webhooks one user may have that are not deleted.';
+comment on column webhookpub.settings.request_timeout is
+  'Deadline of a whole HTTP exchange, for webhooks without one of their own.';
+comment on column webhookpub.settings.event_retention is 'How long events and envelopes are kept.';
+comment on column webhookpub.settings.delivery_retention is 'How long ended deliveries are kept.';
+comment on column webhookpub.settings.attempt_retention is 'How long attempts are kept.';
+comment on column webhookpub.settings.auto_disable_after is
+  'A webhook that only failed for this long is disabled.';
+comment on column webhookpub.settings.auto_disable_min_failures is
+  'And not before this many failed attempts.';
+comment on column webhookpub.settings.event_types is
+  'The names in webhookpub.event_types, kept by its trigger, so that publishing reads one row.';
+
+-- Event catalog ----------------------------------------------------------------------
+
+create table webhookpub.event_types (
+  name text primary key,
+  description text not null default '',
+  created_at timestamptz not null default now(),
+  constraint event_types_name_is_dot_separated_lowercase_words
+    check (name ~ '^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$' and length(name) <= 100)
+);
+
+--!include 1_publish/tg_event_types__copy_names.sql
+
+create trigger event_types_copy_names
+  after insert or update or delete or truncate on webhookpub.event_types
+  for each statement execute function webhookpub.tg_event_types__copy_names();
+comment on trigger event_types_copy_names on webhookpub.event_types is
+  'Keeps settings.event_types.';
+insert into webhookpub.event_types (name, description)
+values
+  ('email.received', 'An email arrived.'),
+  ('email.sent', 'An email was sent.'),
+  ('email.pending_approval', 'An email waits for approval.'),
+  ('email.approved', 'An email was approved.'),
+  ('email.rejected', 'An email was rejected.'),
+  ('webhook.disabled', 'A webhook was disabled by the system; its user should know.'),
+  ('webhook.delivery_failed', 'A delivery ended without success.');
+
+comment on table webhookpub.event_types is
+  'The event types that may be published. A host adds its own by INSERT.';
+comment on column webhookpub.event_types.name is
+  'Dot-separated lowercase words, for example email.received.';
+comment on column webhookpub.event_types.description is 'What has happened, in a sentence.';
+
+-- Webhooks ---------------------------------------------------------------------------
+
+create table webhookpub.webhooks (
+  id text primary key,
+  user_id text not null,
+  url text not null,
+  description text not null default '',
+  events text[] not null,
+  filters jsonb not null default '{}',
+  headers jsonb not null default '{}',
+  signature_scheme text not null default 'standard',
+  enabled boolean not null default true,
+  disabled_at timestamptz,
+  disabled_reason text,
+  max_in_flight integer not null default 20,
+  request_timeout interval,
+  retry_schedule interval[] not null,
+  created_at timestamptz not null default now(),
+  last_delivered_at timestamptz,
+  failing_since timestamptz,
+  failures integer not null default 0,
+  deleted_at timestamptz,
+  -- What matching reads: the filters, unpacked once, when the webhook is written.
+  filter_agent_ids text[] generated always as
+    (webhookpub.filter_values(filters, 'agent_ids')) stored,
+  filter_conversation_ids text[] generated always as
+    (webhookpub.filter_values(filters, 'conversation_ids')) stored,
+  filter_labels text[] generated always as
+    (webhookpub.filter_values(filters, 'labels')) stored,
+  filter_data jsonpath generated always as ((filters ->> 'data')::jsonpath) stored,
+  unanswered integer not null default 0,
+  circuit_opened_at timestamptz,
+  circuit_retry_at timestamptz,
+  constraint webhooks_signature_scheme_is_known
+    check (signature_scheme in ('standard', 'stripe')),
+  constraint webhooks_max_in_flight_is_1_to_1000 check (max_in_flight between 1 and 1000),
+  constraint webhooks_request_timeout_is_up_to_30_s
+    check (request_timeout > '0' and request_timeout <= '30 seconds'),
+  constraint webhooks_disabled_iff_not_enabled
+    check (enabled = (disabled_at is null) and enabled = (disabled_reason is null)),
+  constraint webhooks_deleted_are_disabled check (deleted_at is null or not enabled),
+  constraint webhooks_circuit_is_tried_iff_open
+    check ((circuit_opened_at is null) = (circuit_retry_at is null))
+) with (fillfactor = 80);
+create index webhooks_by_user on webhookpub.webhooks (user_id);
+create index webhooks_circuit_retry
+  on webhookpub.webhooks (circuit_retry_at) where circuit_retry_at is not null;
+
+comment on table webhookpub.webhooks is
+  'A user''s subscriptions. Written by create_webhook and its kin, never by hand.';
+comment on column webhookpub.webhooks.user_id is 'The tenant: only its events can match.';
+comment on column webhookpub.webhooks.url is 'Where deliveries are POSTed.';
+comment on column webhookpub.webhooks.events is
+  'What it listens to: exact types, prefixes such as email.*, or *.';
+comment on column webhookpub.webhooks.filters is
+  'agent_ids, conversation_ids, labels: lists; data: a jsonpath predicate. All must hold.';
+comment on column webhookpub.webhooks.headers is 'Custom request headers: names to strings.';
+comment on column webhookpub.webhooks.signature_scheme is
+  'standard (Standard Webhooks) or stripe (x-webhook-signature).';
+comment on column webhookpub.webhooks.disabled_reason is
+  'manual, failing, gone, deleted or what the operator gave.';
+comment on column webhookpub.webhooks.max_in_flight is
+  'How many of its requests may be under way at once, over all workers.';
+comment on column webhookpub.webhooks.request_timeout is
+  'Deadline of a whole exchange; null: settings.request_timeout.';
+comment on column webhookpub.webhooks.retry_schedule is
+  'Pauses after failed attempts 1, 2, …; attempts = its length + 1.';
+comment on column webhookpub.webhooks.last_delivered_at is
+  'Last success, to about 10 s: it is not written more often, so that it stays a cold row.';
+comment on column webhookpub.webhooks.failing_since is
+  'First failed attempt since the last success, as far as it was noticed; null while all is well.';
+comment on column webhookpub.webhooks.failures is
+  'Failed attempts since the last success, about, counted up to settings.auto_disable_min_failures.';
+comment on column webhookpub.webhooks.deleted_at is 'Deleted ones stay as history.';
+comment on column webhookpub.webhooks.filter_agent_ids is 'filters.agent_ids, unpacked.';
+comment on column webhookpub.webhooks.filter_conversation_ids is
+  'filters.conversation_ids, unpacked.';
+comment on column webhookpub.webhooks.filter_labels is 'filters.labels, unpacked.';
+comment on column webhookpub.webhooks.filter_data is 'filters.data, parsed.';
+comment on column webhookpub.webhooks.unanswered is
+  'Attempts in a row without an HTTP answer, about; while the circuit is open, only probes count.';
+comment on column webhookpub.webhooks.circuit_opened_at is
+  'Since when its receiver is left alone because it does not answer; null while it does.';
+comment on column webhookpub.webhooks.circuit_retry_at is
+  'When the next delivery goes out as a probe; an answer to it closes the circuit.';
+
+create table webhookpub.secrets (
+  id bigint generated always as identity primary key,
+  webhook_id text not null,
+  secret text not null,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz
+);
+-- No samples of them in the planner's statistics, which newer versions of pg_dump take along.
+alter table webhookpub.secrets alter column secret set statistics 0;
+create unique index secrets_one_current_per_webhook
+  on webhookpub.secrets (webhook_id) where expires_at is null;
+create index secrets_by_webhook on webhookpub.secrets (webhook_id);
+
+comment on table webhookpub.secrets is
+  'The signing secrets, and their only place. Nobody but the signing functions reads it.';
+comment on column webhookpub.secrets.expires_at is
+  'Null: the current one. Else the end of its grace period after a rotation.';
+
+-- Events and envelopes ---------------------------------------------------------------
+
+-- The bytes are published with the row and moved to the partitioned envelopes by the
+-- fan-out: one insert, not two, and half of what publishing costs beyond it.
+-- A type and one full index instead of checks and partial indexes, whose expressions PostgreSQL
+-- would prepare anew for each statement.
+create type webhookpub.event_status as enum ('pending', 'processed', 'no_match');
+comment on type webhookpub.event_status is
+  'pending until fan-out; then processed (deliveries exist) or no_match.';
+
+create table webhookpub.events (
+  id text primary key,
+  user_id text not null,
+  type text not null,
+  agent_id text,
+  conversation_id text,
+  labels text[] not null default '{}',
+  message_id text,
+  envelope text,
+  status webhookpub.event_status not null default 'pending',
+  matched_webhook_ids text[],
+  attempts integer not null default 0,
+  last_error text,
+  retry_at timestamptz,
+  processed_at timestamptz,
+  created_at timestamptz not null,
+  expires_at timestamptz not null
+) with (
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_vacuum_insert_scale_factor = 0.1,
+  autovacuum_analyze_scale_factor = 0.05
+);
+create index events_by_status on webhookpub.events (status, expires_at);
+-- For whom row-level security counts, the planner may not look into the statistics of an
+-- enum, and takes every status for as frequent as any other. Few events are pending.
+alter table webhookpub.events alter column status set (n_distinct = 1000);
+
+comment on table webhookpub.events is
+  'What was published. The primary key is the idempotency key.';
+comment on column webhookpub.events.envelope is
+  'Its bytes, until fan-out moves them to webhookpub.envelopes.';
+comment on column webhookpub.events.id is
+  'evt_ and 32 hex digits, or what the publisher gave.';
+comment on column webhookpub.events.status is
+  'pending until fan-out; then processed (deliveries exist) or no_match.';
+comment on column webhookpub.events.matched_webhook_ids is
+  'The match decision of the fan-out; replays go by it.';
+comment on column webhookpub.events.attempts is 'How often its fan-out was tried.';
+comment on column webhookpub.events.last_error is 'Why its last fan-out failed.';
+comment on column webhookpub.events.retry_at is
+  'When fan-out tries it again after a failure; null: at once.';
+comment on column webhookpub.events.expires_at is
+  'When maintenance may remove it, unless it is pending.';
+
+create table webhookpub.envelopes (
+  event_id text not null,
+  created_at timestamptz not null,
+  user_id text not null,
+  body text not null,
+  constraint envelopes_pkey primary key (event_id, created_at)
+) partition by range (created_at);
+create index envelopes_by_user on webhookpub.envelopes (user_id, created_at);
+create index envelopes_by_created_at on webhookpub.envelopes (created_at);
+create table webhookpub.envelopes_default partition of webhookpub.envelopes default;
+
+comment on table webhookpub.envelopes is
+  'The bytes on the wire, one row an event, written once and partitioned by day (UTC).';
+comment on column webhookpub.envelopes.body is
+  'The JSON text that is POSTed and signed, the same for every attempt and replay.';
+comment on table webhookpub.envelopes_default is
+  'A safety net: it stays empty while maintenance runs.';
+
+-- Deliveries and attempts ------------------------------------------------------------
+
+create table webhookpub.deliveries (
+  id text primary key,
+  webhook_id text not null,
+  event_id text not null,
+  event_type text not null,
+  event_created_at timestamptz not null,
+  message_id text,
+  replay_id text,
+  status text not null default 'pending',
+  leased boolean not null default false,
+  attempts integer not null default 0,
+  lost integer not null default 0,
+  max_attempts integer not null,
+  next_attempt_at timestamptz,
+  last_status_code integer,
+  last_error text,
+  last_attempt_at timestamptz,
+  delivered_at timestamptz,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz not null,
+  lost_in_a_row integer not null default 0,
+  trial_size integer,
+  constraint deliveries_status_is_known
+    check (status in ('pending', 'delivered', 'failed', 'cancelled')),
+  constraint deliveries_delivered_iff_status
+    check ((status = 'delivered') = (delivered_at is not null)),
+  constraint deliveries_due_iff_pending
+    check ((status = 'pending') = (next_attempt_at is not null)),
+  constraint deliveries_leased_are_pending check (not leased or status = 'pending')
+) with (
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_vacuum_insert_scale_factor = 0.1,
+  autovacuum_analyze_scale_factor = 0.05
+);
+create unique index deliveries_one_first_per_event_and_webhook
+  on webhookpub.deliveries (event_id, webhook_id) where replay_id is null;
+create index deliveries_pending_by_webhook
+  on webhookpub.deliveries (webhook_id, leased, next_attempt_at) where status = 'pending';
+-- For the sweep alone, which says "attempts >= 0" to get it: a lease must never be led
+-- here by stale statistics, for it would read what is due for everybody.
+create index deliveries_due
+  on webhookpub.deliveries (next_attempt_at, webhook_id)
+  where status = 'pending' and attempts >= 0;
+create unique index deliveries_one_pending_replay_per_event_and_webhook
+  on webhookpub.deliveries (event_id, webhook_id)
+  where replay_id is not null and status = 'pending';
+create index deliveries_replays_by_event
+  on webhookpub.deliveries (event_id, webhook_id) where replay_id is not null;
+-- What one webhook got, in the order of time.
+create index deliveries_by_webhook on webhookpub.deliveries (webhook_id, id);
+create index deliveries_lost
+  on webhookpub.deliveries (next_attempt_at, lost_in_a_row)
+  where status = 'pending' and leased and lost_in_a_row > 0;
+create index deliveries_expiring
+  on webhookpub.deliveries (expires_at) where status <> 'pending';
+
+comment on table webhookpub.deliveries is
+  'One event on its way to one webhook: the queue of record and its history.';
+comment on column webhookpub.deliveries.event_created_at is
+  'The partition key of its envelope.';
+comment on column webhookpub.deliveries.replay_id is
+  'Null for the first delivery; rpl_… names the call that replayed it, test_… a test.';
+comment on column webhookpub.deliveries.status is
+  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
+comment on column webhookpub.deliveries.leased is
+  'A worker has it until next_attempt_at; then it is due again.';
+comment on column webhookpub.deliveries.attempts is
+  'Attempts begun; the number of the last one, by which its answer is fenced.';
+comment on column webhookpub.deliveries.lost is
+  'Attempts whose worker never answered; they do not count against max_attempts.';
+comment on column webhookpub.deliveries.lost_in_a_row is
+  'Attempts whose worker never answered, since the last answer; with the third it is parked.';
+comment on column webhookpub.deliveries.trial_size is
+  'How many of its like were under way at most when it was last tried as a suspect (due_suspects).';
+comment on column webhookpub.deliveries.next_attempt_at is
+  'Schedule and lease in one: due when it has passed.';
+comment on column webhookpub.deliveries.expires_at is
+  'When maintenance may remove it, unless it is pending.';
+
+-- A counter that nobody waits for, and that does not go back when partitions are dropped.
+create sequence webhookpub.attempts_recorded;
+comment on sequence webhookpub.attempts_recorded is
+  'How many attempts were ever recorded.';
+
+create table webhookpub.attempts (
+  delivery_id text not null,
+  attempt integer not null,
+  started_at timestamptz not null,
+  duration_ms integer not null,
+  outcome text not null,
+  status_code integer,
+  error text,
+  response_body text,
+  webhook_id text not null,
+  number bigint default nextval('webhookpub.attempts_recorded'),
+  constraint attempts_pkey primary key (delivery_id, attempt, started_at),
+  constraint attempts_outcome_is_known
+    check (outcome in ('responded', 'timed_out', 'refused', 'blocked')),
+  constraint attempts_status_code_iff_responded
+    check ((outcome = 'responded') = (status_code is not null))
+) partition by range (started_at);
+create index attempts_by_webhook on webhookpub.attempts (webhook_id, started_at);
+create table webhookpub.attempts_default partition of webhookpub.attempts default;
+
+comment on table webhookpub.attempts is
+  'Every HTTP request that was made, partitioned by day (UTC).';
+comment on column webhookpub.attempts.attempt is 'Its number within the delivery, from 1.';
+comment on column webhookpub.attempts.started_at is 'When it was leased, by the database''s clock.';
+comment on column webhookpub.attempts.duration_ms is 'Whole exchange, in milliseconds.';
+comment on column webhookpub.attempts.outcome is
+  'responded (status_code says how), timed_out, refused (no connection, or it broke) or blocked (address not allowed).';
+comment on column webhookpub.attempts.error is 'What went wrong, for people; null after a 2xx.';
+comment on column webhookpub.attempts.response_body is 'The first 4 KiB, as text.';
+comment on column webhookpub.attempts.number is
+  'Counts all attempts, in the order of their recording; null for those of before the counter.';
+comment on table webhookpub.attempts_default is
+  'A safety net: it stays empty while maintenance runs.';
+
+-- Best effort ------------------------------------------------------------------------
+
+create table webhookpub.publish_failures (
+  id bigint generated always as identity primary key,
+  event_type text,
+  user_id text,
+  data jsonb,
+  agent_id text,
+  conversation_id text,
+  labels text[],
+  message_id text,
+  dedup_key text,
+  event_id text,
+  sqlstate text not null,
+  message text not null,
+  created_at timestamptz not null default now(),
+  tried_at timestamptz not null default now()
+);
+-- Whoever was tried longest ago is next, so that what fails for ever holds up nobody.
+create index publish_failures_by_tried_at on webhookpub.publish_failures (tried_at, id);
+
+comment on table webhookpub.publish_failures is
+  'What webhook_publish_best_effort_tx could not publish: its arguments and the error.';
+comment on column webhookpub.publish_failures.sqlstate is 'SQLSTATE of the error.';
+comment on column webhookpub.publish_failures.message is 'Message of the error.';
+comment on column webhookpub.publish_failures.tried_at is
+  'When it was last tried to publish it.';
+
+-- Wake-ups ---------------------------------------------------------------------------
+
+create sequence webhookpub.notified_at minvalue 0 start 0;
+comment on sequence webhookpub.notified_at is
+  'When a publisher last decided to NOTIFY, in Unix milliseconds; others see it before its commit.';
+
+create table webhookpub.sweep (
+  one_row boolean primary key default true,
+  position text not null default '',
+  next_at timestamptz not null default '-infinity',
+  constraint sweep_has_one_row check (one_row)
+);
+insert into webhookpub.sweep default values;
+
+comment on table webhookpub.sweep is
+  'Where the sweep is that looks at all that is due (sweep_webhooks): one row.';
+comment on column webhookpub.sweep.one_row is 'Always true: it holds the table to one row.';
+comment on column webhookpub.sweep.position is 'The last webhook that it has come to.';
+comment on column webhookpub.sweep.next_at is 'When it goes on.';
+
+-- Tenants and row-level security -------------------------------------------------------
+
+create table webhookpub.tenants (
+  role_name name primary key,
+  user_id text,
+  constraint tenants_user_id_has_1_to_200_characters check (length(user_id) between 1 and 200)
+);
+comment on table webhookpub.tenants is
+  'Which user a role sees as a tenant. A role that is not here sees nothing as one.';
+comment on column webhookpub.tenants.role_name is
+  'A role, usually one that can log in; it also needs to be a member of webhookpub_tenant.';
+comment on column webhookpub.tenants.user_id is
+  'Its user. Null: the one that the setting webhookpub.user_id names, for a role whose SQL is all your application''s.';
+
+alter table webhookpub.tenants enable row level security;
+alter table webhookpub.webhooks enable row level security;
+alter table webhookpub.events enable row level security;
+alter table webhookpub.envelopes enable row level security;
+alter table webhookpub.deliveries enable row level security;
+alter table webhookpub.attempts enable row level security;
+alter table webhookpub.publish_failures enable row level security;
+-- No policy: whatever somebody grants on them, and be it by default privileges, only their
+-- owner reads them.
+alter table webhookpub.secrets enable row level security;
+alter table webhookpub.sweep enable row level security;
+-- A partition would else show the rows of everybody.
+alter table webhookpub.envelopes_default enable row level security;
+alter table webhookpub.attempts_default enable row level security;
+
+--!include 9_roles/current_user_id.sql
+
+-- They count for whoever may read a table and is not its owner.
+create policy tenants_of_own_role on webhookpub.tenants
+  for select using (role_name in (current_user, session_user));
+create policy webhooks_of_own_user on webhookpub.webhooks
+  for select using (user_id = (select webhookpub.current_user_id()));
+create policy events_of_own_user on webhookpub.events
+  for select using (user_id = (select webhookpub.current_user_id()));
+create policy envelopes_of_own_user on webhookpub.envelopes
+  for select using (user_id = (select webhookpub.current_user_id()));
+create policy publish_failures_of_own_user on webhookpub.publish_failures
+  for select using (user_id = (select webhookpub.current_user_id()));
+-- An array, because an index can look for it.
+create policy deliveries_of_own_user on webhookpub.deliveries
+  for select using (webhook_id = any (array(
+    select w.id
+    from webhookpub.webhooks as w
+    where w.user_id = (select webhookpub.current_user_id())
+  )));
+create policy attempts_of_own_user on webhookpub.attempts
+  for select using (webhook_id = any (array(
+    select w.id
+    from webhookpub.webhooks as w
+    where w.user_id = (select webhookpub.current_user_id())
+  )));

@@ -1,0 +1,158 @@
+import postgres from "postgres";
+import type { Answer } from "../deliver/answer.ts";
+
+/** A pool of connections, or one that was reserved from it. */
+export type Sql = postgres.Sql<{ timestamp: string }>;
+
+/** A delivery that this worker has to POST, as webhookpub.lease_deliveries returns it. */
+export interface Lease {
+  readonly webhook_id: string;
+  readonly delivery_id: string;
+  /** Number of this attempt; the answer is fenced by it. */
+  readonly attempt: number;
+  /** The database's time, as text: a Date would lose the microseconds. */
+  readonly started_at: string;
+  /** Deadline of the whole exchange, in milliseconds. */
+  readonly timeout_ms: number;
+  readonly url: string;
+  readonly headers: Record<string, string>;
+  readonly body: string;
+  readonly allow_http: boolean;
+  readonly allowed_networks: readonly string[];
+  /** There may be more that is due for its webhook. */
+  readonly more: boolean;
+}
+
+interface ConnectOptions {
+  /** Connections at most. */
+  readonly max: number;
+  /** For a connection that listens: called for every notification. */
+  readonly onnotify?: (channel: string) => void;
+  /** Called when a connection has ended. */
+  readonly onclose?: () => void;
+  /** How long a connection may live, in seconds; null: for ever, as one must that holds locks. */
+  readonly max_lifetime?: null;
+}
+
+/** Connects to PostgreSQL; nothing is sent before the first query. */
+export function connect(url: string | undefined, options: ConnectOptions): Sql {
+  return postgres(url ?? "", {
+    ...options,
+    connect_timeout: 10,
+    connection: {
+      application_name: "webhookpub",
+      // Whatever the database's default is: leases and fan-outs must see what others did.
+      default_transaction_isolation: "read committed",
+    },
+    onnotice: () => {},
+    types: {
+      timestamp: {
+        to: 1184,
+        from: [1082, 1114, 1184],
+        serialize: (value: string) => value,
+        parse: (value: string) => value,
+      },
+    },
+  });
+}
+
+/** The version of the schema, or null when it is not installed. */
+export async function installedVersion(sql: Sql): Promise<string | null> {
+  const [row] = await sql<[{ found: boolean }]>`
+    select to_regprocedure('webhookpub.version()') is not null as found`;
+  if (!row.found) return null;
+  const [installed] = await sql<[{ version: string }]>`select webhookpub.version()`;
+  return installed.version;
+}
+
+/** The networks that are closed unless settings open them. */
+export async function closedNetworks(sql: Sql): Promise<string[]> {
+  const [row] = await sql<[{ networks: string[] }]>`
+    select webhookpub.closed_networks()::text[] as networks`;
+  return row.networks;
+}
+
+/** Makes this connection hear of events while no fan-out is awake. */
+export async function listen(sql: Sql): Promise<void> {
+  await sql`listen webhook_events_new`;
+}
+
+/** Adds the jobs that are missing; `window` is an interval, null means ever. */
+export async function wake(sql: Sql, window: string | null): Promise<void> {
+  await sql`select webhookpub.wake(p_window => ${window}::interval)`;
+}
+
+/** Takes a seat as an awake fan-out; false when all seats are taken. */
+export async function enterFanOut(sql: Sql): Promise<boolean> {
+  const [row] = await sql<[{ entered: boolean }]>`select webhookpub.enter_fan_out() as entered`;
+  return row.entered;
+}
+
+/** Gives the seat back. */
+export async function leaveFanOut(sql: Sql): Promise<void> {
+  await sql`select webhookpub.leave_fan_out()`;
+}
+
+/** What a batch of events became. */
+export interface Batch {
+  readonly event_count: number;
+  /** The webhooks that got deliveries, or null. */
+  readonly webhook_ids: readonly string[] | null;
+  /** The user of each. */
+  readonly user_ids: readonly string[] | null;
+}
+
+/** Fans out one batch of pending events, for this process to deliver. */
+export async function fanOutBatch(sql: Sql): Promise<Batch> {
+  const [row] = await sql<[Batch]>`
+    select event_count, webhook_ids, user_ids from webhookpub.fan_out_batch()`;
+  return row;
+}
+
+/** Leases due deliveries of these webhooks, at most `limits[i]` of each. */
+export async function leaseDeliveries(
+  sql: Sql,
+  webhookIds: readonly string[],
+  limits: readonly number[],
+): Promise<Lease[]> {
+  return await sql<Lease[]>`
+    select * from webhookpub.lease_deliveries(
+      p_webhook_ids => ${webhookIds as string[]}::text[],
+      p_limits => ${limits as number[]}::integer[]
+    )`;
+}
+
+/**
+ * Records what came back; the database decides what becomes of each delivery.
+ *
+ * @returns the deliveries that somebody holds: their answers have to be told again
+ */
+export async function recordAttempts(sql: Sql, answers: readonly Answer[]): Promise<string[]> {
+  const column = <K extends keyof Answer>(key: K) =>
+    answers.map((answer) => answer[key]) as never[];
+  const [row] = await sql<[{ held: string[] }]>`
+    select webhookpub.record_attempts(
+      p_delivery_ids => ${column("deliveryId")}::text[],
+      p_attempts => ${column("attempt")}::integer[],
+      p_started_at => ${column("startedAt")}::timestamptz[],
+      p_durations_ms => ${column("durationMs")}::integer[],
+      p_outcomes => ${column("outcome")}::text[],
+      p_status_codes => ${column("statusCode")}::integer[],
+      p_errors => ${column("error")}::text[],
+      p_response_bodies => ${column("responseBody")}::text[],
+      p_retry_afters => ${column("retryAfter")}::text[]
+    ) as held`;
+  return row.held;
+}
+
+/** What a round of upkeep did, to how many; a bigint comes as text. */
+export interface Upkeep {
+  readonly task: string;
+  readonly affected: string;
+}
+
+/** One round of upkeep; returns what was done to how many, where that is not none. */
+export async function maintain(sql: Sql): Promise<Upkeep[]> {
+  return await sql<Upkeep[]>`
+    select task, affected from webhookpub.maintain() where affected > 0`;
+}

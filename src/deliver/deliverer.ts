@@ -1,0 +1,244 @@
+import { answerTo } from "./answer.ts";
+import { type Lease, leaseDeliveries } from "../database/calls.ts";
+import { messageOf } from "../errors.ts";
+import type { Log } from "../log.ts";
+import type { Pool } from "../database/pool.ts";
+import { makeSender, type Sender } from "./sender.ts";
+import { makeRecorder } from "./recorder.ts";
+import { type Claim, makeShares, type Turn } from "./shares.ts";
+
+/** Leases that are asked for at once, and for how many webhooks each. */
+const ASK_WIDTH = 2;
+const ASK_LIMIT = 100;
+
+/** A lease lasts 15 s longer than its request may; a record takes milliseconds. */
+const BEHIND_MS = 5000;
+
+/** Delivers for any number of webhooks at once. */
+export interface Deliverer {
+  /**
+   * Leases, POSTs and records until nothing is due for this webhook. Resolves as soon as
+   * that is under way or in line, for a slow receiver must not hold a job: deliveries belong
+   * to the lease. Only while the process has all the requests that it may have does it wait,
+   * so that other processes get the next jobs.
+   */
+  deliver(webhookId: string, userId: string): Promise<void>;
+  /** The same for many webhooks, without waiting; what there is no room for needs a job. */
+  take(webhookIds: readonly string[], userIds: readonly string[]): void;
+  /** Leases nothing more; resolves when all that is under way is recorded. */
+  drain(): Promise<void>;
+}
+
+/** A webhook that is being delivered to. */
+interface Course extends Claim {
+  readonly webhookId: string;
+  /** Requests under way, and answers that are not recorded yet. */
+  open: number;
+  /** Those answers, the oldest first. */
+  readonly unrecorded: Set<{ readonly since: number }>;
+  /** It waits for its turn. */
+  inLine: boolean;
+  /** Leases are being asked for. */
+  asking: boolean;
+  /** Something became due since. */
+  again: boolean;
+  /** With the last leases there may have been more. */
+  more: boolean;
+}
+
+/**
+ * Makes a deliverer.
+ *
+ * @param maxInFlight requests under way at once, over all webhooks
+ * @param closed webhookpub.closed_networks()
+ * @param hurry when it is aborted, the process has to end soon: a database that is away is not
+ *   waited for
+ */
+export function makeDeliverer(
+  pool: Pool,
+  {
+    maxInFlight,
+    closed,
+    hurry,
+    log,
+  }: { maxInFlight: number; closed: readonly string[]; hurry?: AbortSignal; log: Log },
+): Deliverer {
+  const courses = new Map<string, Course>();
+  const shares = makeShares<Course>(maxInFlight);
+  const recorder = makeRecorder(pool, log, hurry);
+  const senderFor = makeSenders(closed);
+  let asks = 0;
+  let scheduled = false;
+  let draining = false;
+  let freed = Promise.withResolvers<void>();
+  const drained = Promise.withResolvers<void>();
+
+  /** At the next turn of the event loop, so that what comes at once is asked for at once. */
+  const schedule = () => {
+    if (scheduled) return;
+    scheduled = true;
+    setImmediate(() => {
+      scheduled = false;
+      while (asks < ASK_WIDTH && !draining) {
+        const turns = shares.next(ASK_LIMIT);
+        if (turns.length === 0) break;
+        void ask(turns);
+      }
+      if (shares.free() > 0 || draining) {
+        freed.resolve();
+        freed = Promise.withResolvers<void>();
+      }
+      if (draining && asks === 0 && courses.size === 0) drained.resolve();
+    });
+  };
+
+  /**
+   * An answer of this webhook waits to be recorded. Its lease may run out before it is: what is
+   * known must be told before more is asked for.
+   */
+  const isBehind = (course: Course): boolean => {
+    const [oldest] = course.unrecorded;
+    return oldest !== undefined && performance.now() - oldest.since > BEHIND_MS;
+  };
+
+  const want = (course: Course) => {
+    if (course.asking || isBehind(course)) {
+      course.again = true;
+      return;
+    }
+    course.inLine = true;
+    shares.want(course);
+    schedule();
+  };
+
+  const ask = async (turns: readonly Turn<Course>[]): Promise<void> => {
+    asks += 1;
+    for (const { claim } of turns) {
+      claim.inLine = false;
+      claim.asking = true;
+      claim.again = false;
+    }
+    const leases = await lease(turns);
+    asks -= 1;
+    for (const { claim: course, room } of turns) {
+      const own = leases?.get(course.webhookId) ?? [];
+      course.asking = false;
+      course.open += own.length;
+      // None came: is none due, or no room? While some are open, the next answer asks again.
+      if (own.length > 0 || course.open === 0) course.more = own.some(({ more }) => more);
+      shares.give(course, room - own.length);
+      for (const leased of own) void exchange(course, leased);
+      if (!draining && (course.again || (course.more && own.length === room))) want(course);
+      else forget(course);
+    }
+    schedule();
+  };
+
+  const lease = async (turns: readonly Turn<Course>[]) => {
+    const webhookIds = turns.map(({ claim }) => claim.webhookId);
+    const rooms = turns.map(({ room }) => room);
+    try {
+      const leases = await pool.ask((sql) => leaseDeliveries(sql, webhookIds, rooms));
+      return Map.groupBy(leases, (leased) => leased.webhook_id);
+    } catch (error) {
+      // The tick finds what is left, when the database is back.
+      log.error(`leasing for ${webhookIds.length} webhooks: ${messageOf(error)}`);
+      return undefined;
+    }
+  };
+
+  /** POSTs; whatever comes of it, its room is free again. */
+  const post = async (course: Course, leased: Lease) => {
+    try {
+      return await senderFor(leased).post(leased);
+    } finally {
+      shares.give(course, 1);
+      schedule();
+    }
+  };
+
+  const exchange = async (course: Course, leased: Lease): Promise<void> => {
+    const begun = performance.now();
+    try {
+      const outcome = await post(course, leased);
+      course.answered = outcome.kind === "responded";
+      const now = performance.now();
+      const answer = { since: now };
+      course.unrecorded.add(answer);
+      await recorder
+        .record(answerTo(leased, outcome, now - begun))
+        .finally(() => course.unrecorded.delete(answer));
+    } catch (error) {
+      log.error(`delivery ${leased.delivery_id}: ${messageOf(error)}`);
+    }
+    course.open -= 1;
+    if ((course.more || course.again) && !draining) want(course);
+    else forget(course);
+  };
+
+  /** Ends a course that has come to its end. */
+  const forget = (course: Course) => {
+    if (course.open > 0 || course.asking || (course.inLine && !draining)) return;
+    courses.delete(course.webhookId);
+    if (draining) schedule();
+  };
+
+  const begin = (webhookId: string, userId: string) => {
+    const course = courses.get(webhookId) ?? {
+      webhookId,
+      userId,
+      held: 0,
+      answered: false,
+      open: 0,
+      unrecorded: new Set(),
+      inLine: false,
+      asking: false,
+      again: false,
+      more: false,
+    };
+    courses.set(webhookId, course);
+    want(course);
+  };
+
+  return {
+    async deliver(webhookId, userId) {
+      if (draining) return;
+      begin(webhookId, userId);
+      while (shares.free() === 0 && !draining) await freed.promise;
+    },
+    take(webhookIds, userIds) {
+      if (draining || shares.free() === 0) return;
+      webhookIds.forEach((webhookId, i) => begin(webhookId, userIds[i] ?? webhookId));
+    },
+    async drain() {
+      draining = true;
+      // What is only in line goes to others.
+      for (const course of courses.values()) forget(course);
+      schedule();
+      await drained.promise;
+      await senderFor.close();
+    },
+  };
+}
+
+/** A sender for the settings in force, which came with the lease. */
+function makeSenders(closed: readonly string[]) {
+  let sender: Sender | undefined;
+  let allowHttp: boolean | undefined;
+  let allowed: string | undefined;
+  const senderFor = (leased: Lease): Sender => {
+    const networks = leased.allowed_networks.join();
+    if (sender === undefined || allowHttp !== leased.allow_http || allowed !== networks) {
+      void sender?.close();
+      sender = makeSender({
+        allowHttp: leased.allow_http,
+        allowed: leased.allowed_networks,
+        closed,
+      });
+      allowHttp = leased.allow_http;
+      allowed = networks;
+    }
+    return sender;
+  };
+  return Object.assign(senderFor, { close: async () => sender?.close() });
+}

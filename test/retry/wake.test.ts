@@ -1,0 +1,124 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t from "tap";
+import type { Sql } from "../../src/database/calls.ts";
+import { testDatabase } from "../support/database.ts";
+import { startReceiver } from "../support/receiver.ts";
+import { createWebhook, fanOutAll, publish } from "../support/scene.ts";
+import { startWorkerProcess } from "../support/worker_process.ts";
+
+void t.test("a tick does not read what has been due for long", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const ticker = session();
+  const wake = () => ticker`select webhookpub.wake('10 minutes')`;
+  await createWebhook(sql, { userId: "healthy" });
+  await createWebhook(sql, { userId: "late", maxInFlight: 1 });
+  await createWebhook(sql, { userId: "late", maxInFlight: 1 });
+  // Often enough for plans that the session keeps, of when the tables were empty.
+  await sql`analyze webhookpub.deliveries`;
+  for (let i = 0; i < 12; i += 1) {
+    await publish(sql, { userId: "healthy" });
+    await sql`select webhookpub.fan_out()`;
+    await wake();
+    await sql`update webhookpub.deliveries set status = 'cancelled', next_attempt_at = null`;
+  }
+  await publish(sql, { userId: "late", count: 10_000 });
+  await fanOutAll(sql);
+  await sql`
+    update webhookpub.deliveries set next_attempt_at = now() - interval '1 hour'
+    where status = 'pending'`;
+  await sql`
+    select from webhookpub.lease_deliveries(array(
+      select id from webhookpub.webhooks where user_id = 'late'
+    ))`;
+  await publish(sql, { userId: "healthy" });
+  await sql`select webhookpub.fan_out()`;
+  await sql`select graphile_worker.complete_jobs(array(select id from graphile_worker.jobs))`;
+
+  await ticker`begin`;
+  await wake();
+  const [read] = await ticker<[{ rows: number }]>`
+    select (seq_tup_read + idx_tup_fetch)::integer as rows
+    from pg_stat_xact_user_tables where relid = 'webhookpub.deliveries'::regclass`;
+  await ticker`commit`;
+  t.ok(read.rows < 1000, `${read.rows} rows of 20,000`);
+  t.equal((await sql`select from graphile_worker.jobs`).count, 1, "the healthy one is woken");
+});
+
+void t.test("what ticks do not come to, a worker finds soon, without the crontab", async (t) => {
+  const { sql, url } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  const folder = await mkdtemp(join(tmpdir(), "crontab-"));
+  t.teardown(() => rm(folder, { recursive: true }));
+  await writeFile(join(folder, "crontab"), "");
+  await startWorkerProcess(t, url, { args: ["--crontab", join(folder, "crontab")] });
+  await createWebhook(sql, { url: receiver.url() });
+  await publish(sql);
+  await receiver.received(1);
+
+  // Due for long, and no job says so.
+  await sql.begin(async (tx) => {
+    await publish(tx);
+    await tx`select webhookpub.fan_out()`;
+    await tx`
+      update webhookpub.deliveries set next_attempt_at = now() - interval '1 hour'
+      where status = 'pending'`;
+    await tx`
+      select graphile_worker.complete_jobs(array(
+        select id from graphile_worker.jobs where task_identifier = 'webhook_deliver'
+      ))`;
+  });
+  await receiver.received(2);
+});
+
+void t.test("what was committed long after it became due waits for no sweep", async (t) => {
+  const { sql, url, session } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  await startWorkerProcess(t, url, { args: ["--crontab", "/dev/null"] });
+  await createWebhook(sql, { url: receiver.url() });
+  await publish(sql);
+  await receiver.received(1);
+
+  const sweep = session();
+  await sweep`begin`;
+  await sweep`select from webhookpub.sweep for update`;
+  await sql.begin(async (tx) => {
+    await tx`select webhook_publish('email.received', 'user_1', '{}')`;
+    // As if it had been open for so long.
+    await tx`
+      update webhookpub.deliveries set next_attempt_at = clock_timestamp() - interval '10 seconds'
+      where status = 'pending'`;
+  });
+  await receiver.received(2);
+  await sweep`rollback`;
+});
+
+void t.test("the sweep comes to all webhooks, some at a time", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const ids: string[] = [];
+  for (let i = 0; i < 7; i += 1) ids.push((await createWebhook(sql)).id);
+  await createWebhook(sql, { userId: "idle" });
+  await publish(sql);
+  await sql`select webhookpub.fan_out()`;
+  const step = async (by: Sql, { atOnce = false, after = "0 s" } = {}) => {
+    const [row] = await by<[{ swept: string[] | null }]>`
+      select webhookpub.sweep_webhooks(${atOnce}, clock_timestamp() + ${after}::interval, 3) as swept`;
+    return row.swept;
+  };
+  const all = ids.toSorted();
+  t.strictSame(await step(sql), all.slice(0, 3));
+  t.equal(await step(sql), null, "then it rests");
+  t.strictSame(await step(sql, { after: "1 s" }), all.slice(3, 6));
+
+  const other = session();
+  await other`begin`;
+  t.strictSame(await step(other, { atOnce: true }), all.slice(6), "it goes on where it was");
+  t.equal(await step(sql, { atOnce: true }), null, "others do not wait for it");
+  await other`rollback`;
+  t.strictSame(await step(sql, { atOnce: true }), all.slice(6), "a step that fails is repeated");
+  t.equal(await step(sql, { after: "15 s" }), null, "at the end it rests longer");
+  t.strictSame(await step(sql, { after: "21 s" }), all.slice(0, 3), "and begins again");
+  await sql`update webhookpub.sweep set next_at = 'infinity'`;
+  t.strictSame(await step(sql), all.slice(3, 6), "also if the clock was set back");
+});

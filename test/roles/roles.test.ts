@@ -1,0 +1,335 @@
+// Who may do what, found out by doing it: each function, table and view as each role.
+import postgres from "postgres";
+import t from "tap";
+import type { Sql } from "../../src/database/calls.ts";
+import { testDatabase } from "../support/database.ts";
+import { createLogin } from "../support/login.ts";
+import { createWebhook, publish } from "../support/scene.ts";
+
+const database = await testDatabase(t);
+const { sql } = database;
+
+const ROLES = {
+  P: "webhookpub_publisher",
+  W: "webhookpub_worker",
+  O: "webhookpub_operator",
+  R: "webhookpub_readonly",
+  T: "webhookpub_tenant",
+} as const;
+type Letter = keyof typeof ROLES;
+const LETTERS = Object.keys(ROLES) as Letter[];
+
+/** Two users with something of everything; the tenant is user_1. */
+const scene = await (async () => {
+  const webhook = await createWebhook(sql, { events: "{*}", headers: '{"x-key": "k"}' });
+  await createWebhook(sql, { userId: "user_2", events: "{*}" });
+  for (const userId of ["user_1", "user_2"]) {
+    await publish(sql, { userId, count: 3 });
+    await sql`select webhook_publish_best_effort_tx('no.such_type', ${userId}, '{}')`;
+  }
+  await sql`select webhookpub.fan_out(4)`;
+  await sql`
+    select webhookpub.record_attempts(
+      array[l.delivery_id], array[l.attempt], array[l.started_at], array[7],
+      array['responded'], array[500], array[null], array['oops'], array[null]
+    )
+    from webhookpub.lease_deliveries(array(select id from webhookpub.webhooks)) as l`;
+  const [delivery] = await sql<[{ id: string; event_id: string }]>`
+    select id, event_id from webhookpub.deliveries where webhook_id = ${webhook.id} limit 1`;
+  return { webhook: webhook.id, delivery: delivery.id, event: delivery.event_id };
+})();
+
+const logins = new Map<Letter, Sql>();
+for (const letter of LETTERS) {
+  const login = await createLogin(t, database, ROLES[letter]);
+  logins.set(letter, login.sql);
+  if (letter === "T") {
+    await sql`insert into webhookpub.tenants values (${login.role}, 'user_1')`;
+  }
+}
+
+/** What became of a statement that left no trace. */
+async function attempt(session: Sql, statement: string): Promise<"done" | postgres.PostgresError> {
+  try {
+    await session.begin(async (tx) => {
+      await tx.unsafe(statement);
+      throw new Error("undo");
+    });
+  } catch (error) {
+    if (error instanceof postgres.PostgresError) return error;
+    if ((error as Error).message !== "undo") throw error;
+  }
+  return "done";
+}
+
+/** No privilege; or a view that nobody can write to. */
+const DENIED = new Set(["42501", "55000"]);
+
+/** The roles that may run a statement; any other must be denied this very object. */
+async function whoMay(statement: string, object: string): Promise<string> {
+  let allowed = "";
+  for (const [letter, session] of logins) {
+    const outcome = await attempt(session, statement);
+    if (outcome === "done") allowed += letter;
+    else if (!DENIED.has(outcome.code) || !outcome.message.includes(object)) {
+      throw new Error(`${ROLES[letter]}: ${statement}: ${outcome.code} ${outcome.message}`);
+    }
+  }
+  return allowed;
+}
+
+// Functions ---------------------------------------------------------------------------
+
+const NOBODY = "";
+const now = "clock_timestamp()";
+
+/** Who may call each function, and a call of it. A new function has to be added here. */
+const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
+  webhook_publish_tx: ["P", "webhook_publish_tx('email.sent', 'user_1', '{}')"],
+  webhook_publish_best_effort_tx: [
+    "P",
+    "webhook_publish_best_effort_tx('email.sent', 'user_1', '{}')",
+  ],
+  webhook_publish: ["P", "webhook_publish('email.sent', 'user_1', '{}')"],
+  event_id: ["PORT", "webhookpub.event_id('msg_1')"],
+  is_valid_event_type: ["PORT", "webhookpub.is_valid_event_type('email.sent')"],
+  random_event_id: ["P", "webhookpub.random_event_id()"],
+  random_hex: ["P", "webhookpub.random_hex()"],
+
+  create_webhook: ["O", "webhookpub.create_webhook('user_1', 'https://a.example/', '{*}')"],
+  update_webhook: ["O", `webhookpub.update_webhook('${scene.webhook}', p_events => '{*}')`],
+  enable_webhook: ["O", `webhookpub.enable_webhook('${scene.webhook}')`],
+  disable_webhook: ["O", `webhookpub.disable_webhook('${scene.webhook}')`],
+  delete_webhook: ["O", `webhookpub.delete_webhook('${scene.webhook}')`],
+  rotate_secret: ["O", `webhookpub.rotate_secret('${scene.webhook}')`],
+  redeliver: ["O", `webhookpub.redeliver('${scene.event}')`],
+  redeliver_since: ["O", `webhookpub.redeliver_since('${scene.webhook}', 'epoch')`],
+  test_webhook: ["O", `webhookpub.test_webhook('${scene.webhook}')`],
+  retry_publish_failures: ["O", "webhookpub.retry_publish_failures()"],
+  fan_out: ["WO", "webhookpub.fan_out()"],
+  maintain: ["WO", "webhookpub.maintain()"],
+
+  closed_networks: ["W", "webhookpub.closed_networks()"],
+  wake: ["W", "webhookpub.wake()"],
+  fan_out_batch: ["W", "webhookpub.fan_out_batch()"],
+  enter_fan_out: ["W", "webhookpub.enter_fan_out()"],
+  leave_fan_out: ["W", "webhookpub.leave_fan_out()"],
+  lease_deliveries: ["W", `webhookpub.lease_deliveries(array['${scene.webhook}'])`],
+  record_attempts: [
+    "W",
+    `webhookpub.record_attempts(array['${scene.delivery}'], '{1}', array[${now}], '{1}', '{responded}',
+      '{200}', '{null}', '{null}', '{null}')`,
+  ],
+
+  explain_event: ["ORT", `webhookpub.explain_event('${scene.event}')`],
+  stored_envelope: ["ORT", `webhookpub.stored_envelope('${scene.event}', ${now})`],
+  type_patterns: ["ORT", "webhookpub.type_patterns('email.sent')"],
+  unmatched_clause: ["ORT", "webhookpub.unmatched_clause(null, null, null, null)"],
+  data_holds: ["ORT", "webhookpub.data_holds('{}', '$.a == 1')"],
+  current_user_id: ["ORT", "webhookpub.current_user_id()"],
+  version: ["WORT", "webhookpub.version()"],
+
+  create_roles: [NOBODY, "webhookpub.create_roles()"],
+  grant_functions: [NOBODY, "webhookpub.grant_functions()"],
+  grant_jobs: [NOBODY, "webhookpub.grant_jobs()"],
+  grant_tables: [NOBODY, "webhookpub.grant_tables()"],
+  install_roles: [NOBODY, "webhookpub.install_roles()"],
+  address_is_open: [NOBODY, "webhookpub.address_is_open('1.1.1.1', '{}')"],
+  cancel_deliveries: [NOBODY, `webhookpub.cancel_deliveries(array['${scene.delivery}'])`],
+  check_events: [NOBODY, "webhookpub.check_events('{*}')"],
+  check_filters: [NOBODY, "webhookpub.check_filters('{}')"],
+  check_headers: [NOBODY, "webhookpub.check_headers('{}')"],
+  check_url: [NOBODY, "webhookpub.check_url('https://a.example/')"],
+  check_webhook: [NOBODY, "webhookpub.check_webhook(null)"],
+  find_webhook: [NOBODY, `webhookpub.find_webhook('${scene.webhook}')`],
+  find_event: [NOBODY, `webhookpub.find_event('${scene.event}')`],
+  lock_webhook: [NOBODY, `webhookpub.lock_webhook('${scene.webhook}')`],
+  lower_names: [NOBODY, "webhookpub.lower_names('{}')"],
+  new_secret: [NOBODY, "webhookpub.new_secret()"],
+  fan_out_is_asleep: [NOBODY, "webhookpub.fan_out_is_asleep()"],
+  refuse_event: [NOBODY, "webhookpub.refuse_event('email.sent', 'user_1', '{}', null, 1)"],
+  rfc3339: [NOBODY, `webhookpub.rfc3339(${now})`],
+  add_deliver_jobs: [NOBODY, `webhookpub.add_deliver_jobs(array['${scene.webhook}'])`],
+  delivery_id: [NOBODY, `webhookpub.delivery_id(${now})`],
+  fan_out_events: [NOBODY, "webhookpub.fan_out_events('{}')"],
+  next_events: [NOBODY, "webhookpub.next_events(1)"],
+  filter_values: [NOBODY, "webhookpub.filter_values('{}', 'labels')"],
+  due_deliveries: [
+    NOBODY,
+    `webhookpub.due_deliveries(array['${scene.webhook}'], '{1}', ${now}, null)`,
+  ],
+  circuit_pause: [NOBODY, "webhookpub.circuit_pause(5)"],
+  event_owner: [NOBODY, "webhookpub.event_owner('evt_1')"],
+  notify_is_due: [NOBODY, "webhookpub.notify_is_due()"],
+  is_event_id: [NOBODY, "webhookpub.is_event_id('evt_1')"],
+  requests_allowed: [NOBODY, `webhookpub.requests_allowed(null, ${now})`],
+  tg_event_types__copy_names: [NOBODY, "webhookpub.tg_event_types__copy_names()"],
+  hmac_sha256: [NOBODY, "webhookpub.hmac_sha256('a', 'b')"],
+  sign_standard: [NOBODY, "webhookpub.sign_standard('whsec_AAAA', 'evt_1', 1, '')"],
+  sign_stripe: [NOBODY, "webhookpub.sign_stripe('whsec_AAAA', 1, '')"],
+  disable_webhooks: [NOBODY, "webhookpub.disable_webhooks('{}', 'gone')"],
+  publish_delivery_failed: [NOBODY, "webhookpub.publish_delivery_failed('{}')"],
+  retry_after: [NOBODY, `webhookpub.retry_after('1', ${now})`],
+  default_retry_schedule: [NOBODY, "webhookpub.default_retry_schedule()"],
+  next_attempt_at: [NOBODY, "webhookpub.next_attempt_at('{1 min}', 1)"],
+  sweep_webhooks: [NOBODY, `webhookpub.sweep_webhooks(true, ${now})`],
+  wake_suspects: [NOBODY, `webhookpub.wake_suspects(${now})`],
+  wake_deliveries: [NOBODY, `webhookpub.wake_deliveries(${now})`],
+  cancel_deleted: [NOBODY, "webhookpub.cancel_deleted()"],
+  create_partitions: [NOBODY, "webhookpub.create_partitions('webhookpub.envelopes')"],
+  due_suspects: [NOBODY, `webhookpub.due_suspects(array['${scene.webhook}'], ${now})`],
+  park_lost: [NOBODY, "webhookpub.park_lost()"],
+  delete_expired: [NOBODY, "webhookpub.delete_expired()"],
+  delete_failed_jobs: [NOBODY, "webhookpub.delete_failed_jobs()"],
+  disable_failing: [NOBODY, "webhookpub.disable_failing()"],
+  drop_partitions: [NOBODY, "webhookpub.drop_partitions('webhookpub.envelopes', '-infinity')"],
+  envelopes_are_needed: [NOBODY, `webhookpub.envelopes_are_needed(${now}, ${now})`],
+};
+
+void t.test("every function is for the roles that are listed here, and for no other", async (t) => {
+  const found = await sql<{ name: string; overloads: number }[]>`
+    select p.proname as name, count(*)::integer as overloads
+    from pg_proc as p
+    where p.pronamespace = 'webhookpub'::regnamespace
+      or (p.pronamespace = 'public'::regnamespace and p.proname like 'webhook\\_%')
+    group by p.proname
+    order by p.proname`;
+  t.strictSame(
+    found.map(({ name }) => name),
+    Object.keys(FUNCTIONS).toSorted(),
+    "a function that is new: decide in sql/9_roles/grant_functions.sql, and list it here",
+  );
+  t.strictSame(
+    found.filter(({ overloads }) => overloads > 1),
+    [],
+    "one function a name: grants go by it",
+  );
+  for (const { name } of found) {
+    const [roles, call] = FUNCTIONS[name] ?? [NOBODY, "null"];
+    const statement = `select * from (select ${call}) as called`;
+    const asOwner = await attempt(sql, statement);
+    // Refused for what it says, or because it is a trigger's; but it is a call.
+    if (asOwner !== "done") t.match(asOwner.code, /^(?:WH...|0A000)$/, asOwner.message);
+    t.equal(await whoMay(statement, `function ${name}`), roles, name);
+  }
+});
+
+// Tables, views, columns --------------------------------------------------------------
+
+/** Who may read each table and view. A new one has to be added here. */
+const READERS: Record<string, string> = {
+  attempts: "ORT",
+  backlog: "OR",
+  deliveries: "ORT",
+  delivery_log: "ORT",
+  envelopes: "ORT",
+  envelopes_by_event: "ORT",
+  event_log: "ORT",
+  event_types: "ORT",
+  events: "ORT",
+  metrics: "OR",
+  publish_failures: "ORT",
+  secrets: NOBODY,
+  settings: "OR",
+  sweep: NOBODY,
+  tenants: "ORT",
+  webhook_health: "ORT",
+  webhooks: "ORT",
+};
+
+/** The sequences that somebody may read; nobody may advance one. */
+const SEQUENCE_READERS: Record<string, string> = { attempts_recorded: "OR" };
+
+/** The few columns that may be written. */
+const WRITABLE: Record<string, readonly string[]> = {
+  settings: [
+    "auto_disable_after",
+    "auto_disable_min_failures",
+    "max_payload_bytes",
+    "max_webhooks_per_user",
+    "publish_enabled",
+    "request_timeout",
+  ],
+};
+
+const relations = await sql<
+  { name: string; kind: string; partition: boolean; plain: string; columns: string[] }[]
+>`
+  select
+    c.relname as name, c.relkind as kind, c.relispartition as partition,
+    (
+      select min(a.attname::text)
+      from pg_attribute as a
+      where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+        and a.attgenerated = '' and a.attidentity = ''
+    ) as plain,
+    array(
+      select a.attname::text
+      from pg_attribute as a
+      where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+      order by a.attname
+    ) as columns
+  from pg_class as c
+  where c.relnamespace = 'webhookpub'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+  order by c.relname`;
+const named = relations.filter(({ kind, partition }) => !partition && kind !== "S");
+
+void t.test("every table and view is read by those who are listed, and by no other", async (t) => {
+  t.strictSame(
+    named.map(({ name }) => name),
+    Object.keys(READERS).toSorted(),
+    "one that is new: decide in sql/9_roles/grant_tables.sql, and list it here",
+  );
+  t.ok(relations.length - named.length > 30, "partitions and sequences");
+  for (const relation of relations) {
+    const { name, kind, partition } = relation;
+    const listed = kind === "S" ? (SEQUENCE_READERS[name] ?? NOBODY) : READERS[name];
+    const readers = partition ? NOBODY : listed;
+    t.equal(await whoMay(`select * from webhookpub.${name}`, name), readers, name);
+  }
+});
+
+void t.test("nobody writes, but for the operator's settings and event types", async (t) => {
+  for (const { name, kind, plain, columns } of relations) {
+    if (kind === "S") {
+      t.equal(await whoMay(`select nextval('webhookpub.${name}')`, name), NOBODY, name);
+      continue;
+    }
+    const may = (statement: string) => whoMay(statement, name);
+    const insert = `insert into webhookpub.${name} (${plain}) select null where false`;
+    t.equal(await may(insert), name === "event_types" ? "O" : NOBODY, `insert into ${name}`);
+    t.equal(await may(`delete from webhookpub.${name}`), NOBODY, `delete from ${name}`);
+    if (kind !== "v") {
+      t.equal(await may(`truncate webhookpub.${name}`), NOBODY, `truncate ${name}`);
+    }
+    const written: string[] = [];
+    for (const column of columns) {
+      const roles = await may(`update webhookpub.${name} set ${column} = default where false`);
+      if (roles !== NOBODY) written.push(`${roles} ${column}`);
+    }
+    t.strictSame(
+      written,
+      (WRITABLE[name] ?? []).map((column) => `O ${column}`),
+      `update ${name}`,
+    );
+  }
+  t.equal(await whoMay("create table webhookpub.mine ()", "schema webhookpub"), NOBODY);
+  t.equal(await whoMay("create table graphile_worker.mine ()", "graphile_worker"), NOBODY);
+  t.equal(await whoMay("select * from graphile_worker._private_jobs", "graphile_worker"), "W");
+  // Either would run as webhookpub's owner, whose functions add jobs.
+  for (const statement of [
+    `create trigger mine after insert on graphile_worker._private_jobs
+      execute function suppress_redundant_updates_trigger()`,
+    "alter function graphile_worker.add_jobs strict",
+  ]) {
+    t.match(await attempt(logins.get("W") ?? sql, statement), { code: "42501" }, statement);
+  }
+});
+
+void t.test("the roles can't log in and may do nothing beyond webhookpub", async (t) => {
+  const roles = await sql`
+    select rolcanlogin or rolsuper or rolcreaterole or rolcreatedb or rolreplication
+      or rolbypassrls as may
+    from pg_roles where rolname = any (${Object.values(ROLES)})`;
+  t.strictSame([...roles], Array(5).fill({ may: false }));
+});
