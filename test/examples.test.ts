@@ -233,7 +233,7 @@ void t.test("the documentation names", async (t) => {
     {
       what: "metrics",
       names: metrics.map((row) => row.name),
-      page: "docs/operations.md",
+      page: "docs/monitoring.md",
       pattern: /^\| `([a-z]+(?:_[a-z]+)*)` /gm,
     },
     {

@@ -1,5 +1,5 @@
 --! Previous: sha1:08ef170670b14d5a910bbbb89ffbd3c6319a419a
---! Hash: sha1:bc04e8d373336d0862b945b25e663ecca6f9b4d0
+--! Hash: sha1:3be8e4dbc9da0069782ae232af6b7686057bdba0
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -3898,6 +3898,17 @@ as
     from (select from webhookpub.publish_failures as f limit 10000) as f
   ) as f
   cross join webhookpub.attempts_recorded as a
+  cross join (
+    select min(t.last_day) - (statement_timestamp() at time zone 'UTC')::date as days_ahead
+    from (
+      select max(to_date(right(c.relname, 8), 'YYYYMMDD')) as last_day
+      from pg_inherits as i
+      join pg_class as c on c.oid = i.inhrelid
+      where i.inhparent in ('webhookpub.envelopes'::regclass, 'webhookpub.attempts'::regclass)
+        and c.relname ~ '_[0-9]{8}$'
+      group by i.inhparent
+    ) as t
+  ) as p
   cross join lateral (
     values
       ('publisher_lag_seconds', '{}'::jsonb, coalesce(extract(epoch from b.oldest_event), 0)::float8),
@@ -3909,18 +3920,19 @@ as
       ('deliveries_in_flight', '{}', b.deliveries_in_flight),
       ('attempts_total', '{}', case when a.is_called then a.last_value else 0 end),
       ('publish_failures', '{}', f.count),
-      ('webhooks', '{"state": "enabled"}', w.enabled),
-      ('webhooks', '{"state": "disabled"}', w.disabled),
+      ('webhooks_enabled', '{}', w.enabled),
+      ('webhooks_disabled', '{}', w.disabled),
       ('webhooks_failing', '{}', w.failing),
-      ('webhooks_circuit_open', '{}', w.open)
+      ('webhooks_circuit_open', '{}', w.open),
+      ('partition_days_ahead', '{}', p.days_ahead)
   ) as m (name, labels, value);
 
 comment on view webhookpub.metrics is
-  'Numbers for monitoring, one a row. docs/operations.md says what each means; counts of what waits stop at 10,000.';
+  'Numbers for monitoring, one a row. docs/monitoring.md says what each means; counts of what waits stop at 10,000.';
 comment on column webhookpub.metrics.name is
   'Its name, as for Prometheus: _seconds is a duration, _total only grows, any other goes up and down.';
 comment on column webhookpub.metrics.labels is
-  'What tells rows of one name apart; mostly empty.';
+  'What tells rows of one name apart; empty where there is one.';
 comment on column webhookpub.metrics.value is 'The number, as of now.';
 --! EndIncluded 7_inspect/metrics.sql
 --! Included 7_inspect/version.sql
