@@ -15,10 +15,7 @@ select
   webhookpub.create_partitions('webhookpub.envelopes'),
   webhookpub.create_partitions('webhookpub.attempts');
 
-revoke execute on all functions in schema webhookpub from public;
-revoke execute on function
-  public.webhook_publish_tx, public.webhook_publish_best_effort_tx, public.webhook_publish
-from public;
+select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 `;
 

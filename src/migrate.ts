@@ -13,9 +13,6 @@ const LEDGER_HINT = `Your application uses graphile-migrate, too, and its ledger
 Install webhookpub with your own migrations instead: run \`npx graphile-worker --schema-only\`,
 then add the files of webhookpub's migrations/committed to your migrations, in their order.`;
 
-const NO_ROLES = `WARNING:  the roles webhookpub_* are not installed: this role may not create them
-HINT:  All works without them. docs/security.md says what they are for and who can create them.`;
-
 /**
  * Installs or upgrades graphile-worker's schema and webhookpub in a database. Safe to
  * repeat; a second one at the same time waits for the first.
@@ -26,11 +23,19 @@ export async function migrate(
   url: string,
   log: (line: string) => void = console.log,
 ): Promise<void> {
-  const sql = connect(url, { max: 1 });
+  const sql = connect(url, {
+    max: 1,
+    onnotice: (notice) => {
+      if (notice["severity"] !== "WARNING") return;
+      log(`WARNING:  ${notice["message"] ?? ""}`);
+      if (notice["hint"]) log(`HINT:  ${notice["hint"]}`);
+    },
+  });
   try {
     // graphile-migrate's own lock refuses instead of waiting.
     await sql`select pg_advisory_lock(2003006834, 2)`;
     await refuseForeignLedger(sql);
+    await settlePrivileges(sql);
     const quiet = () => (level: string, message: string) => {
       if (level === "error" || level === "warning") console.error(message);
     };
@@ -49,7 +54,6 @@ export async function migrate(
     const [installed] = await sql<[{ version: string; roles: boolean }]>`
       select webhookpub.version(), webhookpub.install_roles() as roles`;
     log(`webhookpub ${installed.version} is installed`);
-    if (!installed.roles) log(NO_ROLES);
   } finally {
     await sql.end({ timeout: 5 });
   }
@@ -64,6 +68,13 @@ async function poolIsClosed(sql: Sql): Promise<void> {
     if (open.count === 0) return;
     await sleep(20);
   }
+}
+
+/** Before anything is upgraded: what a restore opened is told from what a migration makes. */
+async function settlePrivileges(sql: Sql): Promise<void> {
+  const [row] = await sql<[{ found: boolean }]>`
+    select to_regprocedure('webhookpub.settle_privileges(boolean)') is not null as found`;
+  if (row.found) await sql`select webhookpub.settle_privileges()`;
 }
 
 async function refuseForeignLedger(sql: Sql): Promise<void> {

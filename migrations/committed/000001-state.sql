@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:08ef170670b14d5a910bbbb89ffbd3c6319a419a
+--! Hash: sha1:e15ec85f79c9a71c60a02d9e5263abe32bad9844
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -518,6 +518,21 @@ comment on column webhookpub.sweep.one_row is 'Always true: it holds the table t
 comment on column webhookpub.sweep.position is 'The last webhook that it has come to.';
 comment on column webhookpub.sweep.next_at is 'When it goes on.';
 
+-- Privileges --------------------------------------------------------------------------
+
+create table webhookpub.settled_objects (
+  server bigint,
+  class oid,
+  object oid,
+  constraint settled_objects_pkey primary key (server, class, object)
+);
+comment on table webhookpub.settled_objects is
+  'The objects whose privileges have been brought to order: what is granted on them since is on purpose (settle_privileges).';
+comment on column webhookpub.settled_objects.server is
+  'The system identifier of the server, which a restore elsewhere does not have.';
+comment on column webhookpub.settled_objects.class is 'The catalog that has it.';
+comment on column webhookpub.settled_objects.object is 'Its OID, which a restored one does not have.';
+
 -- Tenants and row-level security -------------------------------------------------------
 
 create table webhookpub.tenants (
@@ -543,6 +558,7 @@ alter table webhookpub.publish_failures enable row level security;
 -- owner reads them.
 alter table webhookpub.secrets enable row level security;
 alter table webhookpub.sweep enable row level security;
+alter table webhookpub.settled_objects enable row level security;
 -- A partition would else show the rows of everybody.
 alter table webhookpub.envelopes_default enable row level security;
 alter table webhookpub.attempts_default enable row level security;

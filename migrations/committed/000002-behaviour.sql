@@ -1,5 +1,5 @@
---! Previous: sha1:08ef170670b14d5a910bbbb89ffbd3c6319a419a
---! Hash: sha1:3be8e4dbc9da0069782ae232af6b7686057bdba0
+--! Previous: sha1:e15ec85f79c9a71c60a02d9e5263abe32bad9844
+--! Hash: sha1:6f2b3c773385bcb623774699c9ae86f885428046
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -3274,6 +3274,10 @@ begin
       raise warning 'partition % could not be made now: %', v_name, sqlerrm;
     end;
   end loop;
+  if v_count > 0 then
+    -- Default privileges may have opened them.
+    perform webhookpub.settle_privileges(p_quietly => true);
+  end if;
   return v_count;
 end;
 $$;
@@ -4426,6 +4430,71 @@ $$;
 comment on function webhookpub.test_webhook (text, text) is
   'Sends a webhook one test delivery, of a type that it listens to by default; returns its id. Raises WH002, WH020, WH021.';
 --! EndIncluded 8_steer/test_webhook.sql
+--! Included 9_roles/check_privileges.sql
+-- Lists who may do what with webhookpub's objects without having been meant to. None is good.
+--
+-- Called by  webhookpub.settle_privileges; operators; doctor.
+-- Returns    what PUBLIC may do; and what others may do with objects that have not been
+--            settled: such as a restore has made, or default privileges have opened. What is
+--            granted on a settled object was granted by somebody who meant it. origin says
+--            where it is from, statement ends it.
+--
+-- The roles webhookpub_* are not here: install_roles gives them exactly what is theirs.
+-- Default privileges of the schema webhookpub do not count as such: only somebody who means
+-- webhookpub can have set them.
+
+create or replace function webhookpub.check_privileges ()
+  returns table (who text, object text, privilege text, origin text, statement text)
+  language sql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  with unsettled as (
+    select o.class, o.object
+    from webhookpub.own_objects() as o
+    except
+    select s.class, s.object
+    from webhookpub.settled_objects as s
+    where s.server = (select c.system_identifier from pg_control_system() as c)
+  )
+  select
+    w.name,
+    o.kind || ' ' || o.name,
+    string_agg(distinct e.privilege_type, ', '),
+    case
+      when e.grantee = 0 then 'PostgreSQL''s own defaults'
+      when bool_or(i.inherited) then 'default privileges'
+      else 'a restore'
+    end,
+    format('revoke all on %s %s from %s', o.kind, o.name, w.name)
+  from webhookpub.own_objects() as o
+  cross join aclexplode(o.privileges) as e
+  cross join lateral (
+    select case e.grantee when 0 then 'PUBLIC' else e.grantee::regrole::text end
+  ) as w (name)
+  cross join lateral (
+    select exists (
+      select
+      from pg_default_acl as d
+      cross join aclexplode(d.defaclacl) as x
+      where d.defaclobjtype::text = o.letter
+        and d.defaclnamespace in (0, nullif(o.namespace, to_regnamespace('webhookpub')))
+        and x.grantee = e.grantee
+        and x.privilege_type = e.privilege_type
+    )
+  ) as i (inherited)
+  where e.grantee = 0
+    or e.grantee <> e.grantor
+    and w.name !~ '^webhookpub_(publisher|worker|operator|readonly|tenant)$'
+    and exists (select from unsettled as u where u.class = o.class and u.object = o.object)
+  group by w.name, e.grantee, o.kind, o.name
+  order by e.grantee, o.kind, o.name;
+$$;
+
+comment on function webhookpub.check_privileges () is
+  'Who may do what with webhookpub''s objects without having been meant to, and the statement that ends it; none is good.';
+--! EndIncluded 9_roles/check_privileges.sql
 --! Included 9_roles/create_roles.sql
 -- Creates the roles that are missing. They belong to the whole server, and all of its
 -- databases share them.
@@ -4527,6 +4596,9 @@ begin
   grant execute on function webhookpub.event_id, webhookpub.is_valid_event_type
   to webhookpub_publisher, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 
+  grant execute on function webhookpub.check_privileges
+  to webhookpub_operator, webhookpub_readonly;
+
   grant execute on function webhookpub.version
   to webhookpub_worker, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 end;
@@ -4593,6 +4665,9 @@ create or replace function webhookpub.grant_tables ()
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_table text;
+  v_policy text;
 begin
   revoke all on all tables in schema webhookpub from
     webhookpub_publisher, webhookpub_worker, webhookpub_operator, webhookpub_readonly,
@@ -4616,26 +4691,22 @@ begin
   ) on webhookpub.settings to webhookpub_operator;
   grant insert on webhookpub.event_types to webhookpub_operator;
 
-  if not exists (
-    select
-    from pg_policy as p
-    where p.polrelid = 'webhookpub.webhooks'::regclass and p.polname = 'webhooks_of_all_users'
-  ) then
-    create policy webhooks_of_all_users on webhookpub.webhooks
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy events_of_all_users on webhookpub.events
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy envelopes_of_all_users on webhookpub.envelopes
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy deliveries_of_all_users on webhookpub.deliveries
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy attempts_of_all_users on webhookpub.attempts
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy publish_failures_of_all_users on webhookpub.publish_failures
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy tenants_of_all_users on webhookpub.tenants
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-  end if;
+  foreach v_table in array array[
+    'webhooks', 'events', 'envelopes', 'deliveries', 'attempts', 'publish_failures', 'tenants'
+  ]
+  loop
+    v_policy := v_table || '_of_all_users';
+    continue when exists (
+      select
+      from pg_policy as p
+      where p.polrelid = format('webhookpub.%I', v_table)::regclass and p.polname = v_policy
+    );
+    execute format(
+      'create policy %I on webhookpub.%I
+         for select to webhookpub_operator, webhookpub_readonly using (true)',
+      v_policy, v_table
+    );
+  end loop;
 end;
 $$;
 
@@ -4644,7 +4715,8 @@ comment on function webhookpub.grant_tables () is
 --! EndIncluded 9_roles/grant_tables.sql
 --! Included 9_roles/install_roles.sql
 -- Installs the roles: creates those that are missing and gives each exactly the privileges
--- that belong to it, and no others. Safe to repeat.
+-- that belong to it, and no others; strangers lose what they were not meant to have. Safe to
+-- repeat.
 --
 -- Called by  migrations that add or replace objects; npm run migrate; psql, when somebody
 --            else has had to create the roles.
@@ -4658,6 +4730,7 @@ create or replace function webhookpub.install_roles ()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform webhookpub.settle_privileges();
   if not webhookpub.create_roles() then
     raise warning 'webhookpub''s roles are not installed: % may not create roles', current_user
       using hint = 'All works without them. docs/security.md says who can create them, and how.';
@@ -4673,13 +4746,116 @@ $$;
 comment on function webhookpub.install_roles () is
   'Creates the roles webhookpub_* where that is allowed, and gives each its privileges; false when it is not allowed.';
 --! EndIncluded 9_roles/install_roles.sql
+--! Included 9_roles/own_objects.sql
+-- Lists the objects of webhookpub that privileges are granted on, with these privileges: its
+-- schema, what is in it, and the publish functions.
+--
+-- Called by  webhookpub.check_privileges and webhookpub.settle_privileges.
+-- Returns    a row an object; letter is its kind in pg_default_acl; privileges has those of
+--            its columns, too, and is null where there is none.
+--
+-- Types are not here: with one that PUBLIC may use nobody can do anything.
+
+create or replace function webhookpub.own_objects ()
+  returns table (
+    class oid, object oid, kind text, letter text, name text, namespace oid, privileges aclitem[]
+  )
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select n.tableoid, n.oid, 'schema', 'n', n.oid::regnamespace::text, null::oid,
+    coalesce(n.nspacl, acldefault('n', n.nspowner))
+  from pg_namespace as n
+  where n.nspname = 'webhookpub'
+  union all
+  select p.tableoid, p.oid, 'routine', 'f', p.oid::regprocedure::text, p.pronamespace,
+    coalesce(p.proacl, acldefault('f', p.proowner))
+  from pg_proc as p
+  where p.pronamespace = to_regnamespace('webhookpub')
+    or p.pronamespace = to_regnamespace('public')
+    and p.proname in ('webhook_publish_tx', 'webhook_publish_best_effort_tx', 'webhook_publish')
+  union all
+  select c.tableoid, c.oid, k.kind, k.letter, c.oid::regclass::text, c.relnamespace,
+    nullif(array(select unnest(c.relacl)) || array(
+      select unnest(a.attacl) from pg_attribute as a where a.attrelid = c.oid
+    ), '{}')
+  from pg_class as c
+  cross join lateral (
+    select
+      case c.relkind when 'S' then 'sequence' else 'table' end,
+      case c.relkind when 'S' then 'S' else 'r' end
+  ) as k (kind, letter)
+  where c.relnamespace = to_regnamespace('webhookpub')
+    and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S');
+$$;
+
+comment on function webhookpub.own_objects () is
+  'The objects of webhookpub that privileges are granted on, with these privileges.';
+--! EndIncluded 9_roles/own_objects.sql
+--! Included 9_roles/settle_privileges.sql
+-- Takes away what nobody granted on purpose: what PUBLIC may do, and what default privileges
+-- gave with new or restored objects. From then on what is granted on them is somebody's
+-- intention, and stays.
+--
+-- Called by  webhookpub.install_roles, webhookpub.create_partitions; npm run migrate before
+--            it upgrades, because a restore may have come before; migrations that make objects.
+-- Raises     WARNINGs: what was taken away, unless p_quietly; what a restore brought along
+--            and is kept, because its dump may have had it.
+
+create or replace function webhookpub.settle_privileges (p_quietly boolean default false)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_server constant bigint := (select c.system_identifier from pg_control_system() as c);
+  v_one record;
+begin
+  for v_one in
+    select c.who, c.origin, count(*) as count, min(c.object) as example,
+      string_agg(c.statement, '; ') as statements
+    from webhookpub.check_privileges() as c
+    group by c.who, c.origin
+    order by c.who, c.origin
+  loop
+    if v_one.origin = 'a restore' then
+      raise warning '% may use % of webhookpub''s objects, as a restore has made them',
+        v_one.who, v_one.count
+      using hint = format('If nobody means them: %s.', v_one.statements);
+      continue;
+    end if;
+    execute v_one.statements;
+    if not p_quietly then
+      raise warning '% could use % of webhookpub''s objects, such as %: revoked',
+        v_one.who, v_one.count, v_one.example
+      using hint = format(
+        'They came from %s. Grant anew what is meant, such as webhookpub_publisher; it stays.',
+        v_one.origin
+      );
+    end if;
+  end loop;
+
+  insert into webhookpub.settled_objects (server, class, object)
+  select v_server, o.class, o.object
+  from webhookpub.own_objects() as o
+  on conflict do nothing;
+  delete from webhookpub.settled_objects as s
+  where s.server <> v_server
+    or not exists (
+      select from webhookpub.own_objects() as o where o.class = s.class and o.object = s.object
+    );
+end;
+$$;
+
+comment on function webhookpub.settle_privileges (boolean) is
+  'Takes away what PUBLIC may do with webhookpub''s objects, and what default privileges gave with new or restored ones.';
+--! EndIncluded 9_roles/settle_privileges.sql
 
 select
   webhookpub.create_partitions('webhookpub.envelopes'),
   webhookpub.create_partitions('webhookpub.attempts');
 
-revoke execute on all functions in schema webhookpub from public;
-revoke execute on function
-  public.webhook_publish_tx, public.webhook_publish_best_effort_tx, public.webhook_publish
-from public;
+select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();

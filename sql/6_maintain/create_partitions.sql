@@ -70,6 +70,10 @@ begin
       raise warning 'partition % could not be made now: %', v_name, sqlerrm;
     end;
   end loop;
+  if v_count > 0 then
+    -- Default privileges may have opened them.
+    perform webhookpub.settle_privileges(p_quietly => true);
+  end if;
   return v_count;
 end;
 $$;

@@ -50,6 +50,9 @@ begin
   grant execute on function webhookpub.event_id, webhookpub.is_valid_event_type
   to webhookpub_publisher, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 
+  grant execute on function webhookpub.check_privileges
+  to webhookpub_operator, webhookpub_readonly;
+
   grant execute on function webhookpub.version
   to webhookpub_worker, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 end;

@@ -11,6 +11,9 @@ create or replace function webhookpub.grant_tables ()
   volatile
   set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_table text;
+  v_policy text;
 begin
   revoke all on all tables in schema webhookpub from
     webhookpub_publisher, webhookpub_worker, webhookpub_operator, webhookpub_readonly,
@@ -34,26 +37,22 @@ begin
   ) on webhookpub.settings to webhookpub_operator;
   grant insert on webhookpub.event_types to webhookpub_operator;
 
-  if not exists (
-    select
-    from pg_policy as p
-    where p.polrelid = 'webhookpub.webhooks'::regclass and p.polname = 'webhooks_of_all_users'
-  ) then
-    create policy webhooks_of_all_users on webhookpub.webhooks
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy events_of_all_users on webhookpub.events
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy envelopes_of_all_users on webhookpub.envelopes
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy deliveries_of_all_users on webhookpub.deliveries
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy attempts_of_all_users on webhookpub.attempts
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy publish_failures_of_all_users on webhookpub.publish_failures
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-    create policy tenants_of_all_users on webhookpub.tenants
-      for select to webhookpub_operator, webhookpub_readonly using (true);
-  end if;
+  foreach v_table in array array[
+    'webhooks', 'events', 'envelopes', 'deliveries', 'attempts', 'publish_failures', 'tenants'
+  ]
+  loop
+    v_policy := v_table || '_of_all_users';
+    continue when exists (
+      select
+      from pg_policy as p
+      where p.polrelid = format('webhookpub.%I', v_table)::regclass and p.polname = v_policy
+    );
+    execute format(
+      'create policy %I on webhookpub.%I
+         for select to webhookpub_operator, webhookpub_readonly using (true)',
+      v_policy, v_table
+    );
+  end loop;
 end;
 $$;
 

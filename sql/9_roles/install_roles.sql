@@ -1,5 +1,6 @@
 -- Installs the roles: creates those that are missing and gives each exactly the privileges
--- that belong to it, and no others. Safe to repeat.
+-- that belong to it, and no others; strangers lose what they were not meant to have. Safe to
+-- repeat.
 --
 -- Called by  migrations that add or replace objects; npm run migrate; psql, when somebody
 --            else has had to create the roles.
@@ -13,6 +14,7 @@ create or replace function webhookpub.install_roles ()
   set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform webhookpub.settle_privileges();
   if not webhookpub.create_roles() then
     raise warning 'webhookpub''s roles are not installed: % may not create roles', current_user
       using hint = 'All works without them. docs/security.md says who can create them, and how.';

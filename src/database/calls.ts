@@ -28,6 +28,8 @@ interface ConnectOptions {
   readonly max: number;
   /** For a connection that listens: called for every notification. */
   readonly onnotify?: (channel: string) => void;
+  /** Called for what the server says beside its results. */
+  readonly onnotice?: (notice: postgres.Notice) => void;
   /** Called when a connection has ended. */
   readonly onclose?: () => void;
   /** How long a connection may live, in seconds; null: for ever, as one must that holds locks. */
@@ -37,6 +39,7 @@ interface ConnectOptions {
 /** Connects to PostgreSQL; nothing is sent before the first query. */
 export function connect(url: string | undefined, options: ConnectOptions): Sql {
   return postgres(url ?? "", {
+    onnotice: () => {},
     ...options,
     connect_timeout: 10,
     connection: {
@@ -44,7 +47,6 @@ export function connect(url: string | undefined, options: ConnectOptions): Sql {
       // Whatever the database's default is: leases and fan-outs must see what others did.
       default_transaction_isolation: "read committed",
     },
-    onnotice: () => {},
     types: {
       timestamp: {
         to: 1184,

@@ -67,6 +67,7 @@ const LIFE: readonly (readonly [name: string, statement: string])[] = [
   ["retry_publish_failures", "select webhookpub.retry_publish_failures()"],
   ["delete_webhook", "select webhookpub.delete_webhook('$webhook')"],
   ["maintain", "select webhookpub.maintain()"],
+  ["check_privileges", "select * from webhookpub.check_privileges()"],
 ];
 
 const attacker = await createLogin(
