@@ -25,7 +25,7 @@ create table webhookpub.settings (
   attempt_retention interval not null default '30 days',
   auto_disable_after interval not null default '72 hours',
   auto_disable_min_failures integer not null default 10,
-  event_types text[] not null default '{}',
+  event_types text[] collate "C" not null default '{}',
   constraint settings_have_one_row check (one_row),
   constraint settings_max_payload_bytes_is_positive check (max_payload_bytes > 0),
   constraint settings_max_webhooks_per_user_is_positive
@@ -69,11 +69,11 @@ comment on column webhookpub.settings.event_types is
 -- Event catalog ----------------------------------------------------------------------
 
 create table webhookpub.event_types (
-  name text primary key,
+  name text collate "C" primary key,
   description text not null default '',
   created_at timestamptz not null default now(),
   constraint event_types_name_is_dot_separated_lowercase_words
-    check (name ~ '^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$' and length(name) <= 100)
+    check (name ~ '^[a-z][a-z0-9_]*([.][a-z][a-z0-9_]*)+$' and length(name) <= 100)
 );
 
 --!include 1_publish/tg_event_types__copy_names.sql
@@ -102,17 +102,17 @@ comment on column webhookpub.event_types.description is 'What has happened, in a
 -- Webhooks ---------------------------------------------------------------------------
 
 create table webhookpub.webhooks (
-  id text primary key,
-  user_id text not null,
-  url text not null,
+  id text collate "C" primary key,
+  user_id text collate "C" not null,
+  url text collate "C" not null,
   description text not null default '',
-  events text[] not null,
+  events text[] collate "C" not null,
   filters jsonb not null default '{}',
   headers jsonb not null default '{}',
-  signature_scheme text not null default 'standard',
+  signature_scheme text collate "C" not null default 'standard',
   enabled boolean not null default true,
   disabled_at timestamptz,
-  disabled_reason text,
+  disabled_reason text collate "C",
   max_in_flight integer not null default 20,
   request_timeout interval,
   retry_schedule interval[] not null,
@@ -122,11 +122,11 @@ create table webhookpub.webhooks (
   failures integer not null default 0,
   deleted_at timestamptz,
   -- What matching reads: the filters, unpacked once, when the webhook is written.
-  filter_agent_ids text[] generated always as
+  filter_agent_ids text[] collate "C" generated always as
     (webhookpub.filter_values(filters, 'agent_ids')) stored,
-  filter_conversation_ids text[] generated always as
+  filter_conversation_ids text[] collate "C" generated always as
     (webhookpub.filter_values(filters, 'conversation_ids')) stored,
-  filter_labels text[] generated always as
+  filter_labels text[] collate "C" generated always as
     (webhookpub.filter_values(filters, 'labels')) stored,
   filter_data jsonpath generated always as ((filters ->> 'data')::jsonpath) stored,
   unanswered integer not null default 0,
@@ -187,8 +187,8 @@ comment on column webhookpub.webhooks.circuit_retry_at is
 
 create table webhookpub.secrets (
   id bigint generated always as identity primary key,
-  webhook_id text not null,
-  secret text not null,
+  webhook_id text collate "C" not null,
+  secret text collate "C" not null,
   created_at timestamptz not null default now(),
   expires_at timestamptz
 );
@@ -214,16 +214,16 @@ comment on type webhookpub.event_status is
   'pending until fan-out; then processed (deliveries exist) or no_match.';
 
 create table webhookpub.events (
-  id text primary key,
-  user_id text not null,
-  type text not null,
-  agent_id text,
-  conversation_id text,
-  labels text[] not null default '{}',
-  message_id text,
+  id text collate "C" primary key,
+  user_id text collate "C" not null,
+  type text collate "C" not null,
+  agent_id text collate "C",
+  conversation_id text collate "C",
+  labels text[] collate "C" not null default '{}',
+  message_id text collate "C",
   envelope text,
   status webhookpub.event_status not null default 'pending',
-  matched_webhook_ids text[],
+  matched_webhook_ids text[] collate "C",
   attempts integer not null default 0,
   last_error text,
   retry_at timestamptz,
@@ -258,9 +258,9 @@ comment on column webhookpub.events.expires_at is
   'When maintenance may remove it, unless it is pending.';
 
 create table webhookpub.envelopes (
-  event_id text not null,
+  event_id text collate "C" not null,
   created_at timestamptz not null,
-  user_id text not null,
+  user_id text collate "C" not null,
   body text not null,
   constraint envelopes_pkey primary key (event_id, created_at)
 ) partition by range (created_at);
@@ -278,14 +278,14 @@ comment on table webhookpub.envelopes_default is
 -- Deliveries and attempts ------------------------------------------------------------
 
 create table webhookpub.deliveries (
-  id text primary key,
-  webhook_id text not null,
-  event_id text not null,
-  event_type text not null,
+  id text collate "C" primary key,
+  webhook_id text collate "C" not null,
+  event_id text collate "C" not null,
+  event_type text collate "C" not null,
   event_created_at timestamptz not null,
-  message_id text,
-  replay_id text,
-  status text not null default 'pending',
+  message_id text collate "C",
+  replay_id text collate "C",
+  status text collate "C" not null default 'pending',
   leased boolean not null default false,
   attempts integer not null default 0,
   lost integer not null default 0,
@@ -362,15 +362,15 @@ comment on sequence webhookpub.attempts_recorded is
   'How many attempts were ever recorded.';
 
 create table webhookpub.attempts (
-  delivery_id text not null,
+  delivery_id text collate "C" not null,
   attempt integer not null,
   started_at timestamptz not null,
   duration_ms integer not null,
-  outcome text not null,
+  outcome text collate "C" not null,
   status_code integer,
   error text,
   response_body text,
-  webhook_id text not null,
+  webhook_id text collate "C" not null,
   number bigint default nextval('webhookpub.attempts_recorded'),
   constraint attempts_pkey primary key (delivery_id, attempt, started_at),
   constraint attempts_outcome_is_known
@@ -399,16 +399,16 @@ comment on table webhookpub.attempts_default is
 
 create table webhookpub.publish_failures (
   id bigint generated always as identity primary key,
-  event_type text,
-  user_id text,
+  event_type text collate "C",
+  user_id text collate "C",
   data jsonb,
-  agent_id text,
-  conversation_id text,
-  labels text[],
-  message_id text,
-  dedup_key text,
-  event_id text,
-  sqlstate text not null,
+  agent_id text collate "C",
+  conversation_id text collate "C",
+  labels text[] collate "C",
+  message_id text collate "C",
+  dedup_key text collate "C",
+  event_id text collate "C",
+  sqlstate text collate "C" not null,
   message text not null,
   created_at timestamptz not null default now(),
   tried_at timestamptz not null default now()
@@ -431,7 +431,7 @@ comment on sequence webhookpub.notified_at is
 
 create table webhookpub.sweep (
   one_row boolean primary key default true,
-  position text not null default '',
+  position text collate "C" not null default '',
   next_at timestamptz not null default '-infinity',
   constraint sweep_has_one_row check (one_row)
 );
@@ -462,7 +462,7 @@ comment on column webhookpub.settled_objects.object is 'Its OID, which a restore
 
 create table webhookpub.tenants (
   role_name name primary key,
-  user_id text,
+  user_id text collate "C",
   constraint tenants_user_id_has_1_to_200_characters check (length(user_id) between 1 and 200)
 );
 comment on table webhookpub.tenants is

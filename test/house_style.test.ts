@@ -488,6 +488,57 @@ void t.test(
   },
 );
 
+/** Text for people to read; any other may be an id or a machine's name. */
+const PROSE = "description last_error error message response_body envelope body".split(" ");
+
+void t.test("ids and names compare by their bytes", async (t) => {
+  const columns = await sql<{ name: string; column: string }[]>`
+    select c.relname as name, a.attname as column
+    from pg_attribute as a
+    join pg_class as c on c.oid = a.attrelid
+    where c.relnamespace = 'webhookpub'::regnamespace and c.relkind in ('r', 'p')
+      and not a.attisdropped
+      and a.attcollation not in (0, '"C"'::regcollation)`;
+  none(
+    t,
+    columns
+      .filter(({ column }) => !PROSE.includes(column))
+      .map((one) => `${one.name}.${one.column}`),
+    'collate "C"',
+  );
+  none(
+    t,
+    files.flatMap(({ path, code }) =>
+      [...code.matchAll(/\b(?:lower|upper|initcap)\s*\((?:[^()]|\([^()]*\))*\)/g)]
+        .map(([call]) => call)
+        .filter((call) => !call.includes('collate "C"'))
+        .map((call) => `sql/${path}: ${call}`),
+    ),
+    "case is folded as ASCII's is",
+  );
+  none(
+    t,
+    files.flatMap(({ path, code }) =>
+      /~\*|\bi?like_regex\b|\bilike\b/.test(bare(code)) ? [path] : [],
+    ),
+    "no other way to fold it",
+  );
+});
+
+void t.test("no literal means something else where backslashes escape", async (t) => {
+  const texts = new Map(files.map(({ path, code }) => [`sql/${path}`, code]));
+  texts.set("baseline.sql", await readFile(join(root, "migrations/baseline.sql"), "utf8"));
+  none(
+    t,
+    [...texts].flatMap(([path, code]) =>
+      [...code.matchAll(/(E?)'(?:[^']|'')*'/g)]
+        .filter(([literal, escapes]) => escapes === "" && literal.includes("\\"))
+        .map(([literal]) => `${path}: ${literal}`),
+    ),
+    "E'…', or no backslash",
+  );
+});
+
 // The repository ----------------------------------------------------------------------
 
 const skip = existsSync(join(root, ".git")) ? false : "this is no git checkout";

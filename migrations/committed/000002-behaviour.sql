@@ -1,5 +1,5 @@
---! Previous: sha1:e15ec85f79c9a71c60a02d9e5263abe32bad9844
---! Hash: sha1:6f2b3c773385bcb623774699c9ae86f885428046
+--! Previous: sha1:092653bc7dab0f9965aae71df5f7dd7f51cad4b0
+--! Hash: sha1:95b9a9e3b4a7dac71b1d07975b70d6ea559f2f60
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -103,7 +103,7 @@ begin
       from unnest(p_events) as e (entry)
       where e.entry is null
         or length(e.entry) > 200
-        or e.entry !~ '^(\*|[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*\.(\*|[a-z][a-z0-9_]*))$'
+        or e.entry !~ '^([*]|[a-z][a-z0-9_]*([.][a-z][a-z0-9_]*)*[.]([*]|[a-z][a-z0-9_]*))$'
       limit 1
     )
   end;
@@ -170,7 +170,7 @@ begin
           or length(v.value #>> '{}') not between 1 and 200
         limit 1
       )
-    end into v_rule
+    end collate "C" into v_rule
     from jsonb_each(p_filters) as f (key, value)
     order by 1 nulls last
     limit 1;
@@ -213,7 +213,7 @@ begin
   if jsonb_typeof(p_headers) is distinct from 'object' then
     v_rule := 'headers must be a JSON object of names and texts';
   elsif (
-    select count(*) <> count(distinct lower(k.name)) or count(*) > 20
+    select count(*) <> count(distinct lower(k.name collate "C")) or count(*) > 20
     from jsonb_object_keys(p_headers) as k (name)
   ) then
     v_rule := 'at most 20 headers, and each name once whatever its case';
@@ -221,16 +221,16 @@ begin
     select case
       when h.name !~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,100}$'
         then format('header %L: that is no header name', left(h.name, 100))
-      when lower(h.name) = any ('{
+      when lower(h.name collate "C") = any ('{
           host, connection, keep-alive, transfer-encoding, te, trailer, upgrade, expect,
           user-agent, accept-encoding
         }')
-        or lower(h.name) ~ '^(content|proxy|x-forwarded|webhook|x-webhook)-'
+        or lower(h.name collate "C") ~ '^(content|proxy|x-forwarded|webhook|x-webhook)-'
         then format('header %L: that one is webhookpub''s own to set', h.name)
-      when jsonb_typeof(h.value) <> 'string' or h.value #>> '{}' !~ '^[\x20-\x7e]*$'
+      when jsonb_typeof(h.value) <> 'string' or h.value #>> '{}' !~ '^[ -~]*$'
         or length(h.value #>> '{}') > 2000
         then format('header %L: its value must be text of up to 2000 visible ASCII characters', h.name)
-    end into v_rule
+    end collate "C" into v_rule
     from jsonb_each(p_headers) as h (name, value)
     order by 1 nulls last
     limit 1;
@@ -263,8 +263,10 @@ as $$
 declare
   v_settings webhookpub.settings;
   -- scheme, authority without brackets checked, then host and port of it
-  v_parts text[] := regexp_match(p_url, '^(https?)://([^/?#]*)([/?#].*)?$', 'i');
-  v_host text := lower(substring(v_parts[2] from '^(\[[^\]]*\]|[^:]*)(?::[0-9]{1,5})?$'));
+  v_parts text[] := regexp_match(p_url collate "C", '^(https?)://([^/?#]*)([/?#].*)?$', 'i');
+  v_host text := lower(
+    substring(v_parts[2] from '^([[][^]]*[]]|[^:]*)(?::[0-9]{1,5})?$') collate "C"
+  );
   v_port integer := substring(v_parts[2] from ':([0-9]{1,5})$')::integer;
   v_address inet;
   v_rule text;
@@ -272,10 +274,10 @@ begin
   select s.* into v_settings from webhookpub.settings as s;
   v_rule := case
     when p_url is null or length(p_url) > 2000 then 'it must be 1 to 2000 characters long'
-    when p_url !~ '^[\x21-\x7e]+$' or p_url ~ '[\\<>"`{}|^]'
+    when p_url !~ '^[!-~]+$' or p_url ~ E'[\\\\<>"`{}|^]'
       then 'it must be plain ASCII without blanks; names in punycode, the rest %-encoded'
     when v_parts is null then 'it must start with https://'
-    when lower(v_parts[1]) = 'http' and not v_settings.allow_http
+    when lower(v_parts[1] collate "C") = 'http' and not v_settings.allow_http
       then 'http:// is off (settings.allow_http)'
     when v_parts[2] like '%@%' then 'it must not carry credentials'
     when v_host is null or v_host = '' then 'its host is not valid'
@@ -290,17 +292,17 @@ begin
     if family(v_address) <> 6 or v_host like '%/%' then
       v_rule := 'its host is not valid';
     end if;
-  elsif v_rule is null and v_host ~ '(^|\.)(0x[0-9a-f]*|[0-9]+)\.?$' then
+  elsif v_rule is null and v_host ~ '(^|[.])(0x[0-9a-f]*|[0-9]+)[.]?$' then
     -- What ends in a number is an IPv4 address to every client, in some notation.
-    if v_host ~ '^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.|$)){4}$'
-      and v_host !~ '\.$'
+    if v_host ~ '^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])([.]|$)){4}$'
+      and v_host !~ '[.]$'
     then
       v_address := v_host::inet;
     else
       v_rule := 'an IPv4 address must be four decimal numbers';
     end if;
   elsif v_rule is null
-    and v_host !~ '^([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.?$'
+    and v_host !~ '^([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?[.])*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.]?$'
   then
     v_rule := 'its host is not valid';
   end if;
@@ -309,7 +311,7 @@ begin
     when v_address is not null
       and not webhookpub.address_is_open(v_address, v_settings.allowed_networks)
       then 'the address is not public (settings.allowed_networks)'
-    when v_address is null and v_host ~ '(^|\.)(localhost|local|internal|localdomain)\.?$'
+    when v_address is null and v_host ~ '(^|[.])(localhost|local|internal|localdomain)[.]?$'
       and v_settings.allowed_networks = '{}'
       then 'the name is not public (settings.allowed_networks)'
     when v_port is not null
@@ -396,7 +398,7 @@ begin
     raise exception using
       errcode = 'WH010',
       message = v_rule,
-      hint = 'See \df+ webhookpub.create_webhook.';
+      hint = 'docs/webhooks.md says what a webhook may be.';
   end if;
 end;
 $$;
@@ -685,7 +687,7 @@ create or replace function webhookpub.lower_names (
   immutable
   parallel safe
 return (
-  select coalesce(jsonb_object_agg(lower(h.name), h.value), '{}')
+  select coalesce(jsonb_object_agg(lower(h.name collate "C"), h.value), '{}')
   from jsonb_each(p_headers) as h (name, value)
 );
 
@@ -931,7 +933,7 @@ create or replace function webhookpub.is_event_id (
   language sql
   immutable
   parallel safe
-return p_event_id ~ '^[!#-\[\]-~]+$' and length(p_event_id) <= 200;
+return p_event_id ~ '^[]!#-[^-~]+$' and length(p_event_id) <= 200;
 
 comment on function webhookpub.is_event_id (text) is
   '1 to 200 visible ASCII characters without double quote and backslash.';
@@ -2607,7 +2609,8 @@ create or replace function webhookpub.add_deliver_jobs (
   returns void
   language sql
   volatile
-  -- Keys are looked up one by one, whatever stale statistics say.
+  -- Keys are looked up one by one, whatever stale statistics say, and by graphile-worker's
+  -- index, whose collation is the database's.
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
   set jit = off
@@ -2623,7 +2626,7 @@ as $$
     where not exists (
       select
       from graphile_worker.jobs as j
-      where j.key = i.id
+      where j.key = i.id collate "default"
         and j.locked_at is null
         and j.attempts < j.max_attempts
         and j.run_at <= clock_timestamp()
@@ -2639,14 +2642,14 @@ as $$
   ours as materialized (
     select j.key
     from graphile_worker._private_jobs as j
-    where j.key = any (array(select w.id from own as w))
+    where j.key = any (array(select w.id collate "default" from own as w))
     for update skip locked
   ),
   free as materialized (
     select w.id, w.payload
     from own as w
-    where w.id in (select o.key from ours as o)
-      or not exists (select from graphile_worker.jobs as j where j.key = w.id)
+    where w.id in (select o.key collate "C" from ours as o)
+      or not exists (select from graphile_worker.jobs as j where j.key = w.id collate "default")
   ),
   added as materialized (
     select j.key
@@ -2654,13 +2657,13 @@ as $$
       select row('webhook_deliver', f.payload, null, null, null, f.id, null, null)
         ::graphile_worker.job_spec
       from free as f
-      order by f.id
+      order by f.id collate "C"
     )) as j
     where exists (select from free)
   ),
   -- add_jobs, too, leaves out a key whose job was taken in that very instant.
   missed as (
-    select w.payload from wanted as w where w.id not in (select a.key from added as a)
+    select w.payload from wanted as w where w.id not in (select a.key collate "C" from added as a)
   )
   select count(*)
   from missed as m
@@ -2907,10 +2910,10 @@ create or replace function webhookpub.retry_after (
   stable
 as $$
 begin
-  if p_header ~ '^\s*[0-9]+\s*$' then
+  if p_header ~ '^[[:space:]]*[0-9]+[[:space:]]*$' then
     return pg_catalog.make_interval(secs => least(p_header::numeric, 86400)::integer);
   end if;
-  if p_header ~ '^\s*[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT\s*$' then
+  if p_header ~ '^[[:space:]]*[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT[[:space:]]*$' then
     return nullif(
       greatest(
         least(
@@ -3100,7 +3103,7 @@ begin
       and not exists (
         select
         from graphile_worker.jobs as j
-        where j.key = w.id
+        where j.key = p.id collate "default"
           and (
             j.locked_at > v_now - interval '2 seconds'
             or (

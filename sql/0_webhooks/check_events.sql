@@ -26,7 +26,7 @@ begin
       from unnest(p_events) as e (entry)
       where e.entry is null
         or length(e.entry) > 200
-        or e.entry !~ '^(\*|[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*\.(\*|[a-z][a-z0-9_]*))$'
+        or e.entry !~ '^([*]|[a-z][a-z0-9_]*([.][a-z][a-z0-9_]*)*[.]([*]|[a-z][a-z0-9_]*))$'
       limit 1
     )
   end;

@@ -35,7 +35,7 @@ begin
           or length(v.value #>> '{}') not between 1 and 200
         limit 1
       )
-    end into v_rule
+    end collate "C" into v_rule
     from jsonb_each(p_filters) as f (key, value)
     order by 1 nulls last
     limit 1;

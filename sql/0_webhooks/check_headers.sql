@@ -16,7 +16,7 @@ begin
   if jsonb_typeof(p_headers) is distinct from 'object' then
     v_rule := 'headers must be a JSON object of names and texts';
   elsif (
-    select count(*) <> count(distinct lower(k.name)) or count(*) > 20
+    select count(*) <> count(distinct lower(k.name collate "C")) or count(*) > 20
     from jsonb_object_keys(p_headers) as k (name)
   ) then
     v_rule := 'at most 20 headers, and each name once whatever its case';
@@ -24,16 +24,16 @@ begin
     select case
       when h.name !~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,100}$'
         then format('header %L: that is no header name', left(h.name, 100))
-      when lower(h.name) = any ('{
+      when lower(h.name collate "C") = any ('{
           host, connection, keep-alive, transfer-encoding, te, trailer, upgrade, expect,
           user-agent, accept-encoding
         }')
-        or lower(h.name) ~ '^(content|proxy|x-forwarded|webhook|x-webhook)-'
+        or lower(h.name collate "C") ~ '^(content|proxy|x-forwarded|webhook|x-webhook)-'
         then format('header %L: that one is webhookpub''s own to set', h.name)
-      when jsonb_typeof(h.value) <> 'string' or h.value #>> '{}' !~ '^[\x20-\x7e]*$'
+      when jsonb_typeof(h.value) <> 'string' or h.value #>> '{}' !~ '^[ -~]*$'
         or length(h.value #>> '{}') > 2000
         then format('header %L: its value must be text of up to 2000 visible ASCII characters', h.name)
-    end into v_rule
+    end collate "C" into v_rule
     from jsonb_each(p_headers) as h (name, value)
     order by 1 nulls last
     limit 1;

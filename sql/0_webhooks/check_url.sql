@@ -14,8 +14,10 @@ as $$
 declare
   v_settings webhookpub.settings;
   -- scheme, authority without brackets checked, then host and port of it
-  v_parts text[] := regexp_match(p_url, '^(https?)://([^/?#]*)([/?#].*)?$', 'i');
-  v_host text := lower(substring(v_parts[2] from '^(\[[^\]]*\]|[^:]*)(?::[0-9]{1,5})?$'));
+  v_parts text[] := regexp_match(p_url collate "C", '^(https?)://([^/?#]*)([/?#].*)?$', 'i');
+  v_host text := lower(
+    substring(v_parts[2] from '^([[][^]]*[]]|[^:]*)(?::[0-9]{1,5})?$') collate "C"
+  );
   v_port integer := substring(v_parts[2] from ':([0-9]{1,5})$')::integer;
   v_address inet;
   v_rule text;
@@ -23,10 +25,10 @@ begin
   select s.* into v_settings from webhookpub.settings as s;
   v_rule := case
     when p_url is null or length(p_url) > 2000 then 'it must be 1 to 2000 characters long'
-    when p_url !~ '^[\x21-\x7e]+$' or p_url ~ '[\\<>"`{}|^]'
+    when p_url !~ '^[!-~]+$' or p_url ~ E'[\\\\<>"`{}|^]'
       then 'it must be plain ASCII without blanks; names in punycode, the rest %-encoded'
     when v_parts is null then 'it must start with https://'
-    when lower(v_parts[1]) = 'http' and not v_settings.allow_http
+    when lower(v_parts[1] collate "C") = 'http' and not v_settings.allow_http
       then 'http:// is off (settings.allow_http)'
     when v_parts[2] like '%@%' then 'it must not carry credentials'
     when v_host is null or v_host = '' then 'its host is not valid'
@@ -41,17 +43,17 @@ begin
     if family(v_address) <> 6 or v_host like '%/%' then
       v_rule := 'its host is not valid';
     end if;
-  elsif v_rule is null and v_host ~ '(^|\.)(0x[0-9a-f]*|[0-9]+)\.?$' then
+  elsif v_rule is null and v_host ~ '(^|[.])(0x[0-9a-f]*|[0-9]+)[.]?$' then
     -- What ends in a number is an IPv4 address to every client, in some notation.
-    if v_host ~ '^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.|$)){4}$'
-      and v_host !~ '\.$'
+    if v_host ~ '^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])([.]|$)){4}$'
+      and v_host !~ '[.]$'
     then
       v_address := v_host::inet;
     else
       v_rule := 'an IPv4 address must be four decimal numbers';
     end if;
   elsif v_rule is null
-    and v_host !~ '^([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.?$'
+    and v_host !~ '^([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?[.])*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.]?$'
   then
     v_rule := 'its host is not valid';
   end if;
@@ -60,7 +62,7 @@ begin
     when v_address is not null
       and not webhookpub.address_is_open(v_address, v_settings.allowed_networks)
       then 'the address is not public (settings.allowed_networks)'
-    when v_address is null and v_host ~ '(^|\.)(localhost|local|internal|localdomain)\.?$'
+    when v_address is null and v_host ~ '(^|[.])(localhost|local|internal|localdomain)[.]?$'
       and v_settings.allowed_networks = '{}'
       then 'the name is not public (settings.allowed_networks)'
     when v_port is not null

@@ -55,7 +55,7 @@ begin
     raise exception using
       errcode = 'WH010',
       message = v_rule,
-      hint = 'See \df+ webhookpub.create_webhook.';
+      hint = 'docs/webhooks.md says what a webhook may be.';
   end if;
 end;
 $$;

@@ -10,7 +10,7 @@ create or replace function webhookpub.lower_names (
   immutable
   parallel safe
 return (
-  select coalesce(jsonb_object_agg(lower(h.name), h.value), '{}')
+  select coalesce(jsonb_object_agg(lower(h.name collate "C"), h.value), '{}')
   from jsonb_each(p_headers) as h (name, value)
 );
 

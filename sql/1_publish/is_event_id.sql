@@ -9,7 +9,7 @@ create or replace function webhookpub.is_event_id (
   language sql
   immutable
   parallel safe
-return p_event_id ~ '^[!#-\[\]-~]+$' and length(p_event_id) <= 200;
+return p_event_id ~ '^[]!#-[^-~]+$' and length(p_event_id) <= 200;
 
 comment on function webhookpub.is_event_id (text) is
   '1 to 200 visible ASCII characters without double quote and backslash.';

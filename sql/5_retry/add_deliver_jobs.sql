@@ -22,7 +22,8 @@ create or replace function webhookpub.add_deliver_jobs (
   returns void
   language sql
   volatile
-  -- Keys are looked up one by one, whatever stale statistics say.
+  -- Keys are looked up one by one, whatever stale statistics say, and by graphile-worker's
+  -- index, whose collation is the database's.
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
   set jit = off
@@ -38,7 +39,7 @@ as $$
     where not exists (
       select
       from graphile_worker.jobs as j
-      where j.key = i.id
+      where j.key = i.id collate "default"
         and j.locked_at is null
         and j.attempts < j.max_attempts
         and j.run_at <= clock_timestamp()
@@ -54,14 +55,14 @@ as $$
   ours as materialized (
     select j.key
     from graphile_worker._private_jobs as j
-    where j.key = any (array(select w.id from own as w))
+    where j.key = any (array(select w.id collate "default" from own as w))
     for update skip locked
   ),
   free as materialized (
     select w.id, w.payload
     from own as w
-    where w.id in (select o.key from ours as o)
-      or not exists (select from graphile_worker.jobs as j where j.key = w.id)
+    where w.id in (select o.key collate "C" from ours as o)
+      or not exists (select from graphile_worker.jobs as j where j.key = w.id collate "default")
   ),
   added as materialized (
     select j.key
@@ -69,13 +70,13 @@ as $$
       select row('webhook_deliver', f.payload, null, null, null, f.id, null, null)
         ::graphile_worker.job_spec
       from free as f
-      order by f.id
+      order by f.id collate "C"
     )) as j
     where exists (select from free)
   ),
   -- add_jobs, too, leaves out a key whose job was taken in that very instant.
   missed as (
-    select w.payload from wanted as w where w.id not in (select a.key from added as a)
+    select w.payload from wanted as w where w.id not in (select a.key collate "C" from added as a)
   )
   select count(*)
   from missed as m

@@ -12,10 +12,10 @@ create or replace function webhookpub.retry_after (
   stable
 as $$
 begin
-  if p_header ~ '^\s*[0-9]+\s*$' then
+  if p_header ~ '^[[:space:]]*[0-9]+[[:space:]]*$' then
     return pg_catalog.make_interval(secs => least(p_header::numeric, 86400)::integer);
   end if;
-  if p_header ~ '^\s*[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT\s*$' then
+  if p_header ~ '^[[:space:]]*[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT[[:space:]]*$' then
     return nullif(
       greatest(
         least(

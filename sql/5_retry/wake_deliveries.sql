@@ -51,7 +51,7 @@ begin
       and not exists (
         select
         from graphile_worker.jobs as j
-        where j.key = w.id
+        where j.key = p.id collate "default"
           and (
             j.locked_at > v_now - interval '2 seconds'
             or (

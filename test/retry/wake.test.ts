@@ -5,6 +5,7 @@ import t from "tap";
 import type { Sql } from "../../src/database/calls.ts";
 import { testDatabase } from "../support/database.ts";
 import { startReceiver } from "../support/receiver.ts";
+import { tablesReadThrough } from "../support/plans.ts";
 import { createWebhook, fanOutAll, publish } from "../support/scene.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
@@ -121,4 +122,29 @@ void t.test("the sweep comes to all webhooks, some at a time", async (t) => {
   t.strictSame(await step(sql, { after: "21 s" }), all.slice(0, 3), "and begins again");
   await sql`update webhookpub.sweep set next_at = 'infinity'`;
   t.strictSame(await step(sql), all.slice(3, 6), "also if the clock was set back");
+});
+
+void t.test("a webhook's job is looked up by its key, however many jobs there are", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  await publish(sql);
+  await sql`select webhookpub.fan_out()`;
+  await sql`
+    select count(*) from graphile_worker.add_jobs(array(
+      select row('foreign', '{}'::json, null, null, null, 'foreign ' || n, null, null)
+        ::graphile_worker.job_spec
+      from generate_series(1, 5000) as n
+    ))`;
+  await sql`update webhookpub.deliveries set next_attempt_at = now() - interval '1 minute'`;
+  await sql`delete from graphile_worker._private_jobs where key = ${id}`;
+
+  const ticker = session();
+  await ticker`begin`;
+  // Their collation is that of the column, which is not that of the jobs' keys.
+  await ticker`
+    select webhookpub.add_deliver_jobs(array(select w.id from webhookpub.webhooks as w))`;
+  await ticker`select webhookpub.wake()`;
+  t.strictSame(await tablesReadThrough(ticker, { byIndex: true }), []);
+  await ticker`commit`;
+  t.equal((await sql`select from graphile_worker.jobs where key = ${id}`).count, 1);
 });

@@ -37,9 +37,21 @@ export async function stoppableDatabase(
   return { ...database, cluster };
 }
 
-/** Makes a database with nothing in it; it goes with the test. */
-export function emptyDatabase(t: Test): Promise<TestDatabase> {
-  return cloneDatabase(t, "template0");
+/**
+ * Makes a database with nothing in it; it goes with the test.
+ *
+ * @param options of CREATE DATABASE, as SQL
+ */
+export function emptyDatabase(t: Test, options = ""): Promise<TestDatabase> {
+  return cloneDatabase(t, `template0 ${options}`);
+}
+
+/** Why tests that need ICU's collations are skipped; false when the server has them. */
+export async function skipWithoutIcu(t: Test): Promise<string | false> {
+  const admin = connect(await clusterOf(t), { max: 1 });
+  const found = await admin`select from pg_collation where collprovider = 'i' limit 1`;
+  await admin.end();
+  return found.count === 0 && "this PostgreSQL was built without ICU";
 }
 
 async function allowReceivers(sql: Sql): Promise<void> {

@@ -1,7 +1,7 @@
 import type { Sql } from "../../src/database/calls.ts";
 
 /**
- * The tables of webhookpub of which this session's open transaction has read thousands of rows,
+ * The tables, graphile-worker's among them, of which this session's open transaction has read thousands of rows,
  * and how many: in sequence, or also by an index.
  */
 export async function tablesReadThrough(session: Sql, { byIndex = false } = {}): Promise<string[]> {
@@ -12,7 +12,7 @@ export async function tablesReadThrough(session: Sql, { byIndex = false } = {}):
       select s.seq_tup_read + case when ${byIndex} then coalesce(s.idx_tup_fetch, 0) else 0 end
         as rows
     ) as r
-    where s.schemaname = 'webhookpub' and r.rows > 1000`;
+    where s.schemaname in ('webhookpub', 'graphile_worker') and r.rows > 1000`;
   return tables.map(({ relname, rows }) => `${relname}: ${rows}`);
 }
 
