@@ -1,9 +1,26 @@
+import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
-import { WebhookpubError } from "./errors.ts";
+import { EnvironmentError } from "./errors.ts";
 
-/** The project's directory. */
-export const root = fileURLToPath(new URL("..", import.meta.url));
+/** Whether this is the compiled package, and not its repository. */
+export const isPackage = import.meta.url.endsWith(".js");
+
+/** The directory of the project, or of the installed package: with package.json in it. */
+export const root = fileURLToPath(packageDirectory(new URL(".", import.meta.url)));
+
+/** How a command of ours is run here. */
+export const runs = (command: string): string =>
+  isPackage ? `npx webhookpub ${command}` : `npm run ${command}`;
+
+/** The file that a source becomes beside the one that asks. */
+export function siblingFile(from: string, source: `${string}.ts`): string {
+  return fileURLToPath(new URL(isPackage ? source.replace(/ts$/, "js") : source, from));
+}
+
+function packageDirectory(here: URL): URL {
+  return existsSync(new URL("package.json", here)) ? here : packageDirectory(new URL("..", here));
+}
 
 const count = (fallback: number, max: number) =>
   z.coerce.number().int().min(1).max(max).default(fallback);
@@ -17,18 +34,30 @@ const Environment = z.object({
   WEBHOOKPUB_CONNECTIONS: count(4, 100),
 });
 
-/** Settings of the process, from its environment; docs/operations.md explains them. */
+/**
+ * Settings of the process, from its environment; docs/operations.md explains them.
+ *
+ * @throws EnvironmentError
+ */
 export function processSettings(): z.infer<typeof Environment> {
   const parsed = Environment.safeParse(process.env);
   if (parsed.success) return parsed.data;
-  throw new Error(`environment: ${z.prettifyError(parsed.error)}`);
+  const wrong = parsed.error.issues.map(
+    ({ path: [name = ""], message }) =>
+      `${String(name)}=${process.env[String(name)] ?? ""}: ${message}`,
+  );
+  throw new EnvironmentError(
+    "WH030",
+    `the environment is wrong: ${wrong.join("; ")}`,
+    "docs/operations.md says what each variable may be.",
+  );
 }
 
 /** DATABASE_URL, or an error that says what to do. */
 export function databaseUrl(): string {
   const url = process.env["DATABASE_URL"];
   if (url) return url;
-  throw new WebhookpubError(
+  throw new EnvironmentError(
     "WH030",
     "DATABASE_URL is not set",
     "Set it to a connection string such as postgres://user@host:5432/database.",

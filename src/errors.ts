@@ -16,6 +16,9 @@ export class WebhookpubError extends Error {
   }
 }
 
+/** The environment is wrong, so that nothing has begun. */
+export class EnvironmentError extends WebhookpubError {}
+
 /** What an unknown thrown value says, for a log line. */
 export function messageOf(error: unknown): string {
   if (error instanceof AggregateError && error.errors.length > 0) {

@@ -1,5 +1,9 @@
-import type {} from "graphile-worker";
+import type { TaskList } from "graphile-worker";
+import webhookDeliver from "../tasks/webhook_deliver.ts";
+import webhookFanOut from "../tasks/webhook_fan_out.ts";
+import webhookMaintain from "../tasks/webhook_maintain.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
+import { endWithParent } from "./orphan.ts";
 import { version } from "./version.ts";
 import { startWorker, type Worker } from "./worker.ts";
 
@@ -8,6 +12,13 @@ const started = new WeakMap<object, Promise<Worker | undefined>>();
 const ASKED = ["gracefulShutdown", "forcefulShutdown", "stop"] as const;
 /** The events of runners that somebody has told to stop. */
 const stopped = new WeakSet<object>();
+
+/** Those of tasks/, for a host whose task directory is its own. */
+const tasks: TaskList = {
+  webhook_deliver: webhookDeliver,
+  webhook_fan_out: webhookFanOut,
+  webhook_maintain: webhookMaintain,
+};
 
 /**
  * Part of every worker process, through the preset: starts what the tasks share, the
@@ -20,6 +31,10 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
     hooks: {
       init({ events, logger, resolvedPreset }) {
         for (const asked of ASKED) events.on(asked, () => stopped.add(events));
+        // What it was given is what it looks up jobs by: now, before its first look.
+        events.on("worker:create", (created) => void Object.assign(created.tasks, tasks));
+        const stopLooking = endWithParent(logger);
+        events.on("pool:release", stopLooking);
         events.on("pool:create", ({ workerPool }) => {
           const worker = startWorker(resolvedPreset.worker.connectionString, {
             info: (message) => logger.info(message),

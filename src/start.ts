@@ -1,58 +1,82 @@
 import { join } from "node:path";
 import { run } from "graphile-worker";
-import preset from "../graphile.config.ts";
 import { root } from "./config.ts";
 import { type Cluster, startPostgres } from "./database/embedded_postgres.ts";
+import { connect, type Sql, takeFolder } from "./database/calls.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
+import "./memory.ts";
 import { migrate } from "./migrate.ts";
+import preset from "./preset.ts";
 
-const USAGE = `npm start: migrates the database and runs a worker until it is stopped.
+/** A database to work on, until it is let go. */
+interface Place {
+  readonly url: string;
+  release(): Promise<void>;
+}
 
-DATABASE_URL              the database; without it, an embedded PostgreSQL in .webhookpub/
-WEBHOOKPUB_JOBS           jobs that run at once (50)
-WEBHOOKPUB_MAX_IN_FLIGHT  requests under way at once (1000)
-WEBHOOKPUB_CONNECTIONS    connections for leasing and recording (4)`;
-
-/** Runs until a signal comes; resolves to the exit code. */
-async function start(): Promise<number> {
+/**
+ * Migrates the database of DATABASE_URL, or an embedded one in this folder, and runs a worker
+ * until a signal comes; resolves to the exit code.
+ *
+ * @throws WebhookpubError WH030 when another runs in this folder, which it does not touch.
+ */
+export async function startHere(): Promise<number> {
   const stopped = new Promise<string>((resolve) => {
     for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => resolve(signal));
   });
-  let cluster: Cluster | undefined;
+  const url = process.env["DATABASE_URL"];
+  const place = url ? { url, release: async () => {} } : await embedded();
   try {
-    let url = process.env["DATABASE_URL"];
-    if (!url) {
-      cluster = await startPostgres({ directory: join(root, ".webhookpub", "data") });
-      url = cluster.url;
-    }
-    console.log(`psql "${withoutPassword(url)}"`);
-    await migrate(url);
-
-    const runner = await run({
-      preset: { extends: [preset], worker: { connectionString: url } },
-      taskDirectory: join(root, "tasks"),
-      crontabFile: join(root, "crontab"),
-      noHandleSignals: true,
-    });
-    const ended = runner.promise.then(
-      () => "the worker pool ended by itself",
-      (error: unknown) => `the worker pool ended: ${messageOf(error)}`,
-    );
-    const signal = await Promise.race([stopped, ended.then(() => undefined)]);
-    if (signal === undefined) {
-      console.error(await ended);
-      return 1;
-    }
-    console.log(`${signal}: finishing what is under way`);
-    await runner.stop();
-    await ended;
-    return 0;
-  } catch (error) {
-    console.error(error instanceof WebhookpubError ? error.report() : error);
-    return 1;
+    console.log(`psql "${withoutPassword(place.url)}"`);
+    await migrate(place.url);
+    return await work(place.url, stopped);
   } finally {
-    await cluster?.stop();
+    await place.release();
   }
+}
+
+async function work(url: string, stopped: Promise<string>): Promise<number> {
+  const runner = await run({
+    preset: { extends: [preset], worker: { connectionString: url } },
+    taskDirectory: join(import.meta.dirname, "..", "tasks"),
+    crontabFile: join(root, "crontab"),
+    noHandleSignals: true,
+  });
+  const ended = runner.promise.then(
+    () => "the worker pool ended by itself",
+    (error: unknown) => `the worker pool ended: ${messageOf(error)}`,
+  );
+  const signal = await Promise.race([stopped, ended.then(() => undefined)]);
+  if (signal === undefined) {
+    console.error(await ended);
+    return 1;
+  }
+  console.log(`${signal}: finishing what is under way`);
+  await runner.stop();
+  await ended;
+  return 0;
+}
+
+/** The PostgreSQL of this folder, which only one process uses and stops. */
+async function embedded(): Promise<Place> {
+  const folder = join(process.cwd(), ".webhookpub");
+  const cluster = await startPostgres({ directory: join(folder, "data") });
+  const sql = connect(cluster.url, { max: 1, max_lifetime: null });
+  const holder = await takeFolder(sql, process.pid);
+  if (holder !== undefined) {
+    await sql.end();
+    throw new WebhookpubError(
+      "WH030",
+      `webhookpub runs in this folder already, as process ${holder}`,
+      `Look with psql "${cluster.url}", stop that one first, or set DATABASE_URL.`,
+    );
+  }
+  return { url: cluster.url, release: () => letGo(sql, cluster) };
+}
+
+async function letGo(sql: Sql, cluster: Cluster): Promise<void> {
+  await sql.end({ timeout: 1 });
+  await cluster.stop();
 }
 
 function withoutPassword(text: string): string {
@@ -60,6 +84,3 @@ function withoutPassword(text: string): string {
   url.password = "";
   return url.href;
 }
-
-if (process.argv.includes("--help")) console.log(USAGE);
-else process.exit(await start());

@@ -6,7 +6,7 @@ import {
   type Sql,
   wake,
 } from "./database/calls.ts";
-import { processSettings } from "./config.ts";
+import { processSettings, runs } from "./config.ts";
 import { type Deliverer, makeDeliverer } from "./deliver/deliverer.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
 import { fanOutUntilIdle, type Session } from "./fan_out.ts";
@@ -93,7 +93,7 @@ async function checkVersion(sql: Sql): Promise<void> {
     installed === null
       ? "webhookpub is not installed in this database"
       : `this worker is of webhookpub ${version}, the database of ${installed}`,
-    "Run: npm run migrate",
+    `Run: ${runs("migrate")}`,
   );
 }
 

@@ -1,9 +1,9 @@
 // `npm run demo`: the whole pipeline on an embedded PostgreSQL, with a worker that is
 // killed under load. scenario.ts says who listens to what, checks.ts what must hold.
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import postgres from "postgres";
+import { isPackage, root, runs } from "../../src/config.ts";
 import { startTemporaryPostgres } from "../../src/database/embedded_postgres.ts";
 import { messageOf } from "../../src/errors.ts";
 import { migrate } from "../../src/migrate.ts";
@@ -13,15 +13,6 @@ import { type Committed, type Published, publish } from "./publisher.ts";
 import { lookAround } from "./look_around.ts";
 import { makeScreen, resultTable } from "./report.ts";
 import { REQUEST_TIMEOUT, subscriptions } from "./scenario.ts";
-
-const USAGE = `npm run demo [-- --keep]
-
-Starts an embedded PostgreSQL, a worker and local receivers; inserts messages whose trigger
-publishes events; kills the worker under load and starts it again; checks that every event
-arrived where it should, signed, and nowhere else. Takes about half a minute.
-
---keep   afterwards keeps PostgreSQL and the worker up for psql, until Ctrl-C
---help   shows this`;
 
 const STEADY_MESSAGES = 300;
 const BURST_MESSAGES = 4000;
@@ -41,7 +32,7 @@ async function demo(): Promise<string> {
   await migrate(cluster.url, () => {});
   const sql = postgres(cluster.url, { max: 8, connection: { application_name: "demo" } });
   cleanUps.push(() => sql.end({ timeout: 1 }));
-  await sql.file(fileURLToPath(new URL("./schema.sql", import.meta.url)));
+  await sql.file(join(root, "examples/demo/schema.sql"));
   const [server] = await sql<[{ postgres: string; version: string }]>`
     select current_setting('server_version') as postgres, webhookpub.version()`;
   screen.say(`PostgreSQL ${server.postgres} is up, webhookpub ${server.version} installed.`);
@@ -245,15 +236,12 @@ function figure(count: number): string {
   return count.toLocaleString("en");
 }
 
-/** Runs the demo; resolves to the exit code. */
-async function main(): Promise<number> {
-  const { values } = parseArgs({
-    options: { keep: { type: "boolean", default: false }, help: { type: "boolean" } },
-  });
-  if (values.help) {
-    console.log(USAGE);
-    return 0;
-  }
+/**
+ * Runs the demo; resolves to the exit code.
+ *
+ * @param keep afterwards keep PostgreSQL and the worker up until Ctrl-C
+ */
+export async function runDemo({ keep }: { keep: boolean }): Promise<number> {
   let interrupted = false;
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
@@ -263,11 +251,11 @@ async function main(): Promise<number> {
   }
   try {
     const url = await demo();
-    if (values.keep) {
+    if (keep) {
       screen.say(`\nPostgreSQL and the worker stay up until Ctrl-C: psql ${url}`);
       await until(() => interrupted, "Ctrl-C", { limitMs: Infinity });
     } else {
-      screen.say("\nTo go on in psql: npm run demo -- --keep");
+      screen.say(`\nTo go on in psql: ${runs("demo")}${isPackage ? "" : " --"} --keep`);
     }
     return 0;
   } catch (error) {
@@ -276,11 +264,4 @@ async function main(): Promise<number> {
   } finally {
     for (const cleanUp of cleanUps.toReversed()) await cleanUp();
   }
-}
-
-try {
-  process.exit(await main());
-} catch (error) {
-  console.error(messageOf(error));
-  process.exit(1);
 }

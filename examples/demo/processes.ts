@@ -1,8 +1,8 @@
 // The demo's child processes.
 import { type ChildProcess, fork, spawn } from "node:child_process";
 import { once } from "node:events";
-import { join } from "node:path";
-import { root } from "../../src/config.ts";
+import { fileURLToPath } from "node:url";
+import { root, siblingFile } from "../../src/config.ts";
 import type { Command, Message, Receipt } from "./receivers.ts";
 
 const STOP_MS = 10_000;
@@ -19,13 +19,14 @@ export interface WorkerProcess {
 }
 
 /**
- * Starts `npx graphile-worker` in the project's folder.
+ * Starts graphile-worker with the preset.
  *
  * @param onEnd called when it ends unasked, with the last lines that it printed
  */
 export function startWorker(url: string, onEnd: (why: string) => void): WorkerProcess {
-  const cli = join(root, "node_modules/graphile-worker/dist/cli.js");
-  const child = spawn(process.execPath, [cli], {
+  const cli = fileURLToPath(new URL("cli.js", import.meta.resolve("graphile-worker")));
+  const preset = siblingFile(import.meta.url, "../../src/preset.ts");
+  const child = spawn(process.execPath, [cli, "--config", preset], {
     cwd: root,
     env: { ...process.env, DATABASE_URL: url },
     stdio: ["ignore", "pipe", "pipe"],
@@ -67,7 +68,7 @@ export interface ReceiverProcess {
 
 /** Starts receivers.ts. */
 export async function startReceivers(): Promise<ReceiverProcess> {
-  const child = fork(new URL("./receivers.ts", import.meta.url));
+  const child = fork(siblingFile(import.meta.url, "./receivers.ts"));
   const hear = async () => (await once(child, "message")) as [Message];
   const tell = (command: Command) => child.send(command);
   const [started] = await hear();

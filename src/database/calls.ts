@@ -158,3 +158,23 @@ export async function maintain(sql: Sql): Promise<Upkeep[]> {
   return await sql<Upkeep[]>`
     select task, affected from webhookpub.maintain() where affected > 0`;
 }
+
+/**
+ * Says that this process is the one that uses the database's folder, for as long as the
+ * connection lives.
+ *
+ * @returns the process that does so already, if there is one
+ */
+export async function takeFolder(sql: Sql, pid: number): Promise<string | undefined> {
+  const [taken] = await sql<[{ taken: boolean }]>`
+    select
+      pg_try_advisory_lock(2003006834, 4) as taken,
+      set_config('application_name', ${`webhookpub process ${pid}`}, false)`;
+  if (taken.taken) return undefined;
+  const [holder] = await sql<[{ name: string }?]>`
+    select a.application_name as name
+    from pg_locks as l
+    join pg_stat_activity as a on a.pid = l.pid
+    where l.locktype = 'advisory' and l.classid = 2003006834 and l.objid = 4 and l.granted`;
+  return holder?.name.replace(/^.* /, "") ?? "unknown";
+}

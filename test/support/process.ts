@@ -14,7 +14,7 @@ export interface RunningProcess {
 }
 
 /**
- * Starts a file in the project's folder with these variables and no others, and waits until
+ * Starts a file, with what follows it as arguments, in the project's folder with these variables and no others, and waits until
  * it says that it is ready; it goes with the test.
  *
  * @throws Error with what it printed, when it ends instead.
@@ -28,7 +28,12 @@ export async function startProcess(
   // Through env -i: tap would slip its own loader into a Node that it sees being started.
   const child = spawn(
     "env",
-    ["-i", ...variables.map(([name, value]) => `${name}=${value}`), process.execPath, file],
+    [
+      "-i",
+      ...variables.map(([name, value]) => `${name}=${value}`),
+      process.execPath,
+      ...file.split(" "),
+    ],
     { cwd: root, stdio: ["ignore", "pipe", "pipe"] },
   );
   let output = "";

@@ -9,13 +9,18 @@ export interface Ended {
   readonly output: string;
 }
 
-/** Runs a file of the project to its end, in the project's folder, as its scripts do. */
+/** Runs a file of the project, with what follows it as arguments, to its end, in the project's folder, as its scripts do. */
 export async function runProgram(file: string, env: Record<string, string>): Promise<Ended> {
   const variables = Object.entries({ PATH: process.env["PATH"] ?? "", ...env });
   // Through env -i: tap would slip its own loader into a Node that it sees being started.
   const child = spawn(
     "env",
-    ["-i", ...variables.map(([name, value]) => `${name}=${value}`), process.execPath, file],
+    [
+      "-i",
+      ...variables.map(([name, value]) => `${name}=${value}`),
+      process.execPath,
+      ...file.split(" "),
+    ],
     { cwd: root, stdio: ["ignore", "pipe", "pipe"] },
   );
   let output = "";

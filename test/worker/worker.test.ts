@@ -263,7 +263,7 @@ void t.test("npm start migrates, delivers and stops when it is told to", async (
   const secret = new URL(url);
   secret.password = "top-secret";
   for (const [i, signal] of (["SIGTERM", "SIGINT"] as const).entries()) {
-    const program = await startProcess(t, "src/start.ts", {
+    const program = await startProcess(t, "src/cli/webhookpub.ts start", {
       env: { DATABASE_URL: secret.href },
       ready: "looking for jobs",
     });
@@ -292,7 +292,7 @@ for (const program of ["npx graphile-worker", "npm start"]) {
     let stopping = false;
     const start = () =>
       program === "npm start"
-        ? startProcess(t, "src/start.ts", {
+        ? startProcess(t, "src/cli/webhookpub.ts start", {
             env: { DATABASE_URL: url },
             ready: "looking for jobs",
           })

@@ -1,0 +1,14 @@
+import { startHere } from "../start.ts";
+import { command } from "./command.ts";
+
+export const start = command({
+  name: "start",
+  about: `Migrates the database and runs a worker until SIGTERM or SIGINT.
+
+  DATABASE_URL              the database; without it, an embedded PostgreSQL in .webhookpub/
+  WEBHOOKPUB_JOBS           jobs that run at once (50)
+  WEBHOOKPUB_MAX_IN_FLIGHT  requests under way at once (1000)
+  WEBHOOKPUB_CONNECTIONS    connections for leasing and recording (4)`,
+  flags: {},
+  run: startHere,
+});

