@@ -1,5 +1,5 @@
 --! Previous: sha1:092653bc7dab0f9965aae71df5f7dd7f51cad4b0
---! Hash: sha1:95b9a9e3b4a7dac71b1d07975b70d6ea559f2f60
+--! Hash: sha1:49a2753ea572529e4618b89782b617beb7dc340f
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -187,7 +187,10 @@ begin
     raise exception using
       errcode = 'WH010',
       message = format('filters %s: %s', coalesce(quote_literal(left(p_filters::text, 200)), 'null'), v_rule),
-      hint = 'Keys: agent_ids, conversation_ids, labels (lists of text), data (a jsonpath predicate).';
+      hint = webhookpub.json_hint(
+        p_filters,
+        'Keys: agent_ids, conversation_ids, labels (lists of text), data (a jsonpath predicate).'
+      );
   end if;
 end;
 $$;
@@ -239,7 +242,7 @@ begin
     raise exception using
       errcode = 'WH012',
       message = v_rule,
-      hint = 'For example {"authorization": "Bearer …"}.';
+      hint = webhookpub.json_hint(p_headers, 'For example {"authorization": "Bearer …"}.');
   end if;
 end;
 $$;
@@ -962,6 +965,39 @@ $$;
 comment on function webhookpub.is_valid_event_type (text) is
   'Whether this event type may be published: whether it is in webhookpub.event_types.';
 --! EndIncluded 1_publish/is_valid_event_type.sql
+--! Included 1_publish/json_hint.sql
+-- Says what to do about a value that should be a JSON object. A driver that was given JSON
+-- as text for a jsonb parameter makes a JSON string of it: so do most, and nothing shows it.
+--
+-- Called by  webhookpub.refuse_event, webhookpub.check_filters, webhookpub.check_headers.
+-- Returns    how to encode it once, when it is a JSON string that holds a JSON object;
+--            else the hint that is given.
+
+create or replace function webhookpub.json_hint (
+  p_value jsonb,
+  p_hint text
+)
+  returns text
+  language plpgsql
+  immutable
+  parallel safe
+as $$
+begin
+  if jsonb_typeof(p_value) = 'string'
+    and jsonb_typeof((p_value #>> '{}')::jsonb) = 'object'
+  then
+    return 'It was encoded twice: the driver made a JSON string of JSON text. Pass the object '
+      'itself, or cast the parameter: $1::text::jsonb.';
+  end if;
+  return p_hint;
+exception when others then
+  return p_hint;
+end;
+$$;
+
+comment on function webhookpub.json_hint (jsonb, text) is
+  'The hint for a value that is no JSON object; another one for JSON that was encoded twice.';
+--! EndIncluded 1_publish/json_hint.sql
 --! Included 1_publish/notify_is_due.sql
 -- Decides whether this publisher has to NOTIFY.
 --
@@ -1063,7 +1099,9 @@ begin
         'data is %s: an event''s data must be a JSON object',
         coalesce(jsonb_typeof(p_data), 'null')
       ),
-      hint = 'Wrap it, for example with jsonb_build_object(''value'', …).';
+      hint = webhookpub.json_hint(
+        p_data, 'Wrap it, for example with jsonb_build_object(''value'', …).'
+      );
   end if;
   if not webhookpub.is_event_id(p_event_id) then
     raise exception using

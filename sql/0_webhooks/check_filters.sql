@@ -52,7 +52,10 @@ begin
     raise exception using
       errcode = 'WH010',
       message = format('filters %s: %s', coalesce(quote_literal(left(p_filters::text, 200)), 'null'), v_rule),
-      hint = 'Keys: agent_ids, conversation_ids, labels (lists of text), data (a jsonpath predicate).';
+      hint = webhookpub.json_hint(
+        p_filters,
+        'Keys: agent_ids, conversation_ids, labels (lists of text), data (a jsonpath predicate).'
+      );
   end if;
 end;
 $$;

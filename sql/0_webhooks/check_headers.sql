@@ -42,7 +42,7 @@ begin
     raise exception using
       errcode = 'WH012',
       message = v_rule,
-      hint = 'For example {"authorization": "Bearer …"}.';
+      hint = webhookpub.json_hint(p_headers, 'For example {"authorization": "Bearer …"}.');
   end if;
 end;
 $$;

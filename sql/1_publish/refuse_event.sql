@@ -49,7 +49,9 @@ begin
         'data is %s: an event''s data must be a JSON object',
         coalesce(jsonb_typeof(p_data), 'null')
       ),
-      hint = 'Wrap it, for example with jsonb_build_object(''value'', …).';
+      hint = webhookpub.json_hint(
+        p_data, 'Wrap it, for example with jsonb_build_object(''value'', …).'
+      );
   end if;
   if not webhookpub.is_event_id(p_event_id) then
     raise exception using

@@ -191,6 +191,31 @@ void t.test("webhook_publish_tx refuses, and nothing is written", async (t) => {
   t.strictSame(await written(sql), before, "nothing is written");
 });
 
+void t.test("a hint tells JSON that was encoded twice from what is no object", async (t) => {
+  const { sql } = common;
+  const hint = async (query: PromiseLike<unknown>) =>
+    await Promise.resolve(query).then(
+      () => "it was taken",
+      (error: { hint?: string }) => error.hint ?? "no hint",
+    );
+  const calls = {
+    data: (json: string) => sql`select webhook_publish_tx('email.sent', 'user_1', ${json})`,
+    filters: (json: string) => sql`
+      select webhookpub.create_webhook('user_1', 'https://a.example/', '{*}', p_filters => ${json})`,
+    headers: (json: string) => sql`
+      select webhookpub.create_webhook('user_1', 'https://a.example/', '{*}', p_headers => ${json})`,
+  };
+  for (const [name, call] of Object.entries(calls)) {
+    // postgres.js makes JSON of what is meant for jsonb, of JSON text as well.
+    for (const json of ['{"a": 1}', " {}\n"]) {
+      t.match(await hint(call(json)), /encoded twice/, `${name}: ${json}`);
+    }
+    for (const text of ["", "hello", "{hello}", "[1]", '"{}"', "1", "null"]) {
+      t.match(await hint(call(text)), /^(?!it was taken|no hint|.*twice)/, `${name}: ${text}`);
+    }
+  }
+});
+
 void t.test("webhook_publish_best_effort_tx keeps what it can't publish", async (t) => {
   const { sql } = common;
   await publishTx(sql, { event_id: "taken" });

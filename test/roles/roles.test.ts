@@ -164,6 +164,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   circuit_pause: [NOBODY, "webhookpub.circuit_pause(5)"],
   event_owner: [NOBODY, "webhookpub.event_owner('evt_1')"],
   notify_is_due: [NOBODY, "webhookpub.notify_is_due()"],
+  json_hint: [NOBODY, "webhookpub.json_hint('{}', '')"],
   is_event_id: [NOBODY, "webhookpub.is_event_id('evt_1')"],
   requests_allowed: [NOBODY, `webhookpub.requests_allowed(null, ${now})`],
   tg_event_types__copy_names: [NOBODY, "webhookpub.tg_event_types__copy_names()"],
