@@ -32,13 +32,16 @@ create table webhookpub.settings (
     check (max_webhooks_per_user > 0),
   constraint settings_request_timeout_is_up_to_30_s
     check (request_timeout > '0' and request_timeout <= '30 seconds'),
-  constraint settings_retention_is_at_least_an_hour check (
-    event_retention >= '1 hour'
-    and delivery_retention >= '1 hour'
-    and attempt_retention >= '1 hour'
+  -- Bounded above, too: there is no time that is ten thousand years before now.
+  constraint settings_retention_is_1_hour_to_10_years check (
+    event_retention between '1 hour' and '10 years'
+    and delivery_retention between '1 hour' and '10 years'
+    and attempt_retention between '1 hour' and '10 years'
   ),
-  constraint settings_auto_disable_is_positive
-    check (auto_disable_after > '0' and auto_disable_min_failures > 0)
+  constraint settings_auto_disable_after_is_up_to_10_years
+    check (auto_disable_after > '0' and auto_disable_after <= '10 years'),
+  constraint settings_auto_disable_min_failures_is_positive
+    check (auto_disable_min_failures > 0)
 );
 insert into webhookpub.settings default values;
 
@@ -81,6 +84,9 @@ create table webhookpub.event_types (
 create trigger event_types_copy_names
   after insert or update or delete or truncate on webhookpub.event_types
   for each statement execute function webhookpub.tg_event_types__copy_names();
+-- Also in a session whose session_replication_role is replica: a type that is not copied can
+-- not be published.
+alter table webhookpub.event_types enable always trigger event_types_copy_names;
 comment on trigger event_types_copy_names on webhookpub.event_types is
   'Keeps settings.event_types.';
 insert into webhookpub.event_types (name, description)

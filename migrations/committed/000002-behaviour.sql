@@ -1,5 +1,5 @@
---! Previous: sha1:092653bc7dab0f9965aae71df5f7dd7f51cad4b0
---! Hash: sha1:49a2753ea572529e4618b89782b617beb7dc340f
+--! Previous: sha1:14d06cc372d9156fd1edb0c460c7b4e257fe5477
+--! Hash: sha1:6d04251f632dd861b778de5a5f6418052261dfb0
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -3293,7 +3293,7 @@ begin
       -- Nobody reads a partition by itself: it would show the rows of everybody.
       execute format('alter table webhookpub.%I enable row level security', v_name);
       execute format(
-        'comment on table webhookpub.%I is %L', v_name, format('%s of %s.', v_table, v_day)
+        'comment on table webhookpub.%I is %L', v_name, to_char(v_day, format('"%s of "YYYY-MM-DD.', v_table))
       );
       if v_day = any (v_strays) then
         -- Locked first: a row that came in the midst could not be attached beside.

@@ -48,7 +48,7 @@ begin
       -- Nobody reads a partition by itself: it would show the rows of everybody.
       execute format('alter table webhookpub.%I enable row level security', v_name);
       execute format(
-        'comment on table webhookpub.%I is %L', v_name, format('%s of %s.', v_table, v_day)
+        'comment on table webhookpub.%I is %L', v_name, to_char(v_day, format('"%s of "YYYY-MM-DD.', v_table))
       );
       if v_day = any (v_strays) then
         -- Locked first: a row that came in the midst could not be attached beside.

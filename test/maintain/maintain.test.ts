@@ -707,6 +707,37 @@ void t.test("a tick reads what is due, not whole tables, whatever the statistics
   await ticker`rollback`;
 });
 
+void t.test("no setting is so long that upkeep could not reckon with it", async (t) => {
+  const { sql } = await testDatabase(t);
+  await createWebhook(sql);
+  const columns = await sql<{ name: string }[]>`
+    select a.attname as name
+    from pg_attribute as a
+    where a.attrelid = 'webhookpub.settings'::regclass and a.atttypid = 'interval'::regtype`;
+  t.ok(columns.length > 4);
+  for (const { name } of columns) {
+    const set = (value: string) => sql`update webhookpub.settings set ${sql(name)} = ${value}`;
+    for (const value of ["10000 years", "-10000 years", "-1 microsecond", "0"]) {
+      const error = await set(value).then(
+        () => undefined,
+        (thrown: unknown) => thrown,
+      );
+      t.match(
+        error,
+        {
+          code: "23514",
+          constraint_name: new RegExp(
+            `^settings_\\w*${name.replace(/^\w+_(?=retention)/, "")}_is_`,
+          ),
+        },
+        `${name} of ${value}`,
+      );
+    }
+    await set(name === "request_timeout" ? "30 seconds" : "10 years");
+  }
+  t.match(await maintain(sql), { delete_events: 0 });
+});
+
 void t.test("two rounds do not meet: the second does nothing", async (t) => {
   const { sql, session } = await testDatabase(t);
   await insertEvent(sql, { id: "evt_old", day: -40 });
