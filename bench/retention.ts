@@ -8,7 +8,7 @@ import { startSystem } from "./support/system.ts";
 
 /** What a round with nothing to do may take, in milliseconds. */
 const ROUND_MS = 10;
-const silent = { info() {}, warn() {}, error() {} };
+const silent = { debug() {}, info() {}, warn() {}, error() {} };
 
 /**
  * How long publishing takes, at the 95th percentile and a steady rate, while all of an expired

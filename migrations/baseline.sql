@@ -153,6 +153,19 @@ create index webhooks_by_user on webhookpub.webhooks (user_id);
 create index webhooks_circuit_retry
   on webhookpub.webhooks (circuit_retry_at) where circuit_retry_at is not null;
 
+--!include 4_record/tg_webhooks__tell.sql
+
+create trigger webhooks_tell
+  after update on webhookpub.webhooks
+  for each row
+  when (
+    new.enabled <> old.enabled
+    or (new.circuit_opened_at is null) <> (old.circuit_opened_at is null)
+  )
+  execute function webhookpub.tg_webhooks__tell();
+comment on trigger webhooks_tell on webhookpub.webhooks is
+  'Tells the session that changes it when a webhook goes on, off, or is left alone.';
+
 comment on table webhookpub.webhooks is
   'A user''s subscriptions. Written by create_webhook and its kin, never by hand.';
 comment on column webhookpub.webhooks.user_id is 'The tenant: only its events can match.';

@@ -32,6 +32,18 @@ const Environment = z.object({
   WEBHOOKPUB_JOBS: count(50, 1000),
   /** Connections of a worker process for leasing and recording. */
   WEBHOOKPUB_CONNECTIONS: count(4, 100),
+  /** How a worker process writes its log. */
+  WEBHOOKPUB_LOG: z.enum(["text", "json"]).default("text"),
+  /** Where a worker process says how it is, over HTTP: a port, or an address and a port. */
+  WEBHOOKPUB_PORT: z
+    .string()
+    .regex(/^(.+:)?\d{1,5}$/, "a port, or address:port")
+    .transform((text) => {
+      const [, host, port] = /^(?:\[?(.+?)\]?:)?(\d+)$/.exec(text) ?? [];
+      return { host, port: Number(port) };
+    })
+    .refine(({ port }) => port < 65_536, "a port is below 65536")
+    .optional(),
 });
 
 /**

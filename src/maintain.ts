@@ -29,5 +29,7 @@ export async function maintainUntilDone(
     if (done.length === 0) break;
     await sleep(REST * spent, undefined, { signal }).catch(() => {});
   } while (!signal.aborted && performance.now() - begun < LIMIT_MS);
-  for (const [task, affected] of total) log.info(`${task}: ${affected}`);
+  if (total.size === 0) return;
+  const said = [...total].map(([task, affected]) => `${task} ${affected}`);
+  log.info(`upkeep: ${said.join(", ")}`, { event: "upkeep_done", ...Object.fromEntries(total) });
 }

@@ -37,9 +37,10 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
         events.on("pool:release", stopLooking);
         events.on("pool:create", ({ workerPool }) => {
           const worker = startWorker(resolvedPreset.worker.connectionString, {
-            info: (message) => logger.info(message),
-            warn: (message) => logger.warn(message),
-            error: (message) => logger.error(message),
+            debug: (message, fields) => logger.debug(message, fields),
+            info: (message, fields) => logger.info(message, fields),
+            warn: (message, fields) => logger.warn(message, fields),
+            error: (message, fields) => logger.error(message, fields),
           }).catch((error: unknown) => {
             logger.error(error instanceof WebhookpubError ? error.report() : messageOf(error));
             process.exitCode = 1;

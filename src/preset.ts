@@ -3,10 +3,10 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { WorkerPreset } from "graphile-worker";
 import { processSettings } from "./config.ts";
-import { logger } from "./log.ts";
+import { makeLogger } from "./log.ts";
 import { WebhookpubPlugin } from "./plugin.ts";
 
-const { WEBHOOKPUB_JOBS: jobs } = processSettings();
+const { WEBHOOKPUB_JOBS: jobs, WEBHOOKPUB_LOG: format } = processSettings();
 
 /** A host's own tasks, where graphile-worker looks for them; where there are none, ours. */
 const taskDirectory = [join(process.cwd(), "tasks")].find((path) => existsSync(path));
@@ -20,7 +20,7 @@ const preset: GraphileConfig.Preset = {
   extends: [WorkerPreset],
   plugins: [WebhookpubPlugin],
   worker: {
-    logger,
+    logger: makeLogger(format),
     taskDirectory: taskDirectory ?? fileURLToPath(new URL("../tasks", import.meta.url)),
     concurrentJobs: jobs,
     // Jobs are only wake-ups: fetched in batches, completed in batches. Without the

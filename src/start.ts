@@ -1,12 +1,18 @@
 import { join } from "node:path";
 import { run } from "graphile-worker";
-import { root } from "./config.ts";
+import { processSettings, root } from "./config.ts";
 import { type Cluster, startPostgres } from "./database/embedded_postgres.ts";
 import { connect, type Sql, takeFolder } from "./database/calls.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
+import { makeLogger } from "./log.ts";
 import "./memory.ts";
 import { migrate } from "./migrate.ts";
 import preset from "./preset.ts";
+
+const { WEBHOOKPUB_LOG: format } = processSettings();
+const logger = makeLogger(format);
+/** What this command says itself: plain for people. */
+const say = (line: string) => (format === "json" ? logger.info(line) : console.log(line));
 
 /** A database to work on, until it is let go. */
 interface Place {
@@ -27,8 +33,8 @@ export async function startHere(): Promise<number> {
   const url = process.env["DATABASE_URL"];
   const place = url ? { url, release: async () => {} } : await embedded();
   try {
-    console.log(`psql "${withoutPassword(place.url)}"`);
-    await migrate(place.url);
+    say(`psql "${withoutPassword(place.url)}"`);
+    await migrate(place.url, say);
     return await work(place.url, stopped);
   } finally {
     await place.release();
@@ -48,10 +54,10 @@ async function work(url: string, stopped: Promise<string>): Promise<number> {
   );
   const signal = await Promise.race([stopped, ended.then(() => undefined)]);
   if (signal === undefined) {
-    console.error(await ended);
+    logger.error(await ended);
     return 1;
   }
-  console.log(`${signal}: finishing what is under way`);
+  say(`${signal}: finishing what is under way`);
   await runner.stop();
   await ended;
   return 0;

@@ -1,7 +1,6 @@
 import { answered } from "./database/answered.ts";
 import { connect, listen, wake } from "./database/calls.ts";
-import { messageOf } from "./errors.ts";
-import type { Log } from "./log.ts";
+import type { Vitals } from "./vitals.ts";
 
 const TICK_MS = 1000;
 /** A tick looks at what became due last. It is more than the time since the one before, for
@@ -21,7 +20,7 @@ export interface WakeUp {
  *
  * @param onEvents called when a NOTIFY says that there are events and no fan-out is awake
  */
-export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => void): WakeUp {
+export function makeWakeUp(url: string | undefined, vitals: Vitals, onEvents: () => void): WakeUp {
   const stopping = new AbortController();
   let listening = false;
   let ticking: Promise<void> | undefined;
@@ -49,8 +48,9 @@ export function makeWakeUp(url: string | undefined, log: Log, onEvents: () => vo
       }
       await answered(wake(sql, window), { limitMs: LIMIT_MS, hurry: stopping.signal });
       lastTick = begun;
+      vitals.found();
     } catch (error) {
-      log.warn(`tick: ${messageOf(error)}`);
+      if (!stopping.signal.aborted) vitals.missed(error);
       void sql.end({ timeout: 0 }).catch(() => {});
       sql = open();
       listening = false;

@@ -14,6 +14,8 @@ import type { Log } from "./log.ts";
 import { maintainUntilDone } from "./maintain.ts";
 import { makePool, type Pool } from "./database/pool.ts";
 import { version } from "./version.ts";
+import { type Health, serveHealth } from "./health.ts";
+import { makeVitals, type Vitals } from "./vitals.ts";
 import { makeWakeUp } from "./wake_up.ts";
 
 /** What the tasks of one worker process share. */
@@ -53,24 +55,35 @@ export function startWorker(url: string | undefined, log: Log): Promise<Worker> 
 async function start(url: string | undefined, log: Log): Promise<Worker> {
   const settings = processSettings();
   const hurry = new AbortController();
-  const pool = makePool(() => connect(url, { max: settings.WEBHOOKPUB_CONNECTIONS }), hurry.signal);
+  const vitals = makeVitals(log, settings.WEBHOOKPUB_MAX_IN_FLIGHT);
+  const open = () => connect(url, { max: settings.WEBHOOKPUB_CONNECTIONS, onnotice: vitals.told });
+  const pool = makePool(open, hurry.signal);
+  let health: Health | undefined;
   try {
+    if (settings.WEBHOOKPUB_PORT) {
+      health = await serveHealth(settings.WEBHOOKPUB_PORT, { pool, vitals, log });
+    }
     await pool.ask(checkVersion);
     const deliverer = makeDeliverer(pool, {
       maxInFlight: settings.WEBHOOKPUB_MAX_IN_FLIGHT,
       closed: await pool.ask(closedNetworks),
       hurry: hurry.signal,
       log,
+      vitals,
     });
-    return makeWorker(pool, {
+    const made = makeWorker(pool, {
       deliverer,
       hurry,
       log,
       url,
+      vitals,
+      health,
       openAwake: () => openSession(url),
     });
+    vitals.enter("running");
+    return made;
   } catch (error) {
-    await pool.end();
+    await Promise.all([health?.close(), pool.end()]);
     throw error;
   }
 }
@@ -104,9 +117,12 @@ interface Parts {
   readonly url: string | undefined;
   readonly openAwake: () => Session;
   readonly log: Log;
+  readonly vitals: Vitals;
+  readonly health: Health | undefined;
 }
 
-function makeWorker(pool: Pool, { deliverer, hurry, url, openAwake, log }: Parts): Worker {
+function makeWorker(pool: Pool, parts: Parts): Worker {
+  const { deliverer, hurry, url, openAwake, log, vitals, health } = parts;
   const stopping = new AbortController();
   let fanningOut: Promise<void> | undefined;
   let waking: Promise<void> | undefined;
@@ -159,7 +175,7 @@ function makeWorker(pool: Pool, { deliverer, hurry, url, openAwake, log }: Parts
     }
   };
 
-  const wakeUp = makeWakeUp(url, log, () => {
+  const wakeUp = makeWakeUp(url, vitals, () => {
     // The next tick adds a job for it.
     fanOut().catch((error: unknown) => log.warn(`fan-out: ${messageOf(error)}`));
   });
@@ -170,6 +186,7 @@ function makeWorker(pool: Pool, { deliverer, hurry, url, openAwake, log }: Parts
     maintain: () => maintainUntilDone(() => pool.ask(maintain), log, stopping.signal),
     drain(hurried) {
       stopping.abort();
+      vitals.enter("draining");
       if (hurried) hurry.abort();
       return (drained ??= Promise.all([
         wakeUp.stop(),
@@ -178,7 +195,8 @@ function makeWorker(pool: Pool, { deliverer, hurry, url, openAwake, log }: Parts
       ]));
     },
     async end() {
-      await Promise.all([pool.end(), awake.sql.end({ timeout: 1 })]);
+      await Promise.all([pool.end(), awake.sql.end({ timeout: 1 }), health?.close()]);
+      vitals.enter("stopped");
     },
   };
 }

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:14d06cc372d9156fd1edb0c460c7b4e257fe5477
+--! Hash: sha1:1543e6b2071ae5863bbe0abed1aa762ff6b7f7c3
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -227,6 +227,60 @@ create table webhookpub.webhooks (
 create index webhooks_by_user on webhookpub.webhooks (user_id);
 create index webhooks_circuit_retry
   on webhookpub.webhooks (circuit_retry_at) where circuit_retry_at is not null;
+
+--! Included 4_record/tg_webhooks__tell.sql
+-- Tells the session that changes it when a webhook goes on, off, or is left alone.
+--
+-- Called by  the trigger webhooks_tell.
+--
+-- Whatever the reason was: a worker puts it into its log, and psql shows it to an operator.
+
+create or replace function webhookpub.tg_webhooks__tell ()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_event text;
+begin
+  foreach v_event in array array_remove(array[
+    case when new.enabled <> old.enabled
+      then case when new.enabled then 'webhook_enabled' else 'webhook_disabled' end
+    end,
+    case when (new.circuit_opened_at is null) <> (old.circuit_opened_at is null)
+      then case when new.circuit_opened_at is null then 'circuit_closed' else 'circuit_opened' end
+    end
+  ], null) loop
+    raise notice using
+      message = format(
+        '%s: %s%s', replace(v_event, '_', ' '), new.id,
+        case v_event when 'webhook_disabled' then ': ' || new.disabled_reason end
+      ),
+      detail = jsonb_strip_nulls(jsonb_build_object(
+        'event', v_event,
+        'webhook_id', new.id,
+        'reason', case v_event when 'webhook_disabled' then new.disabled_reason end
+      ));
+  end loop;
+  return null;
+end;
+$$;
+
+comment on function webhookpub.tg_webhooks__tell () is
+  'Tells the session that changes it when a webhook is enabled, disabled, left alone or not any more.';
+--! EndIncluded 4_record/tg_webhooks__tell.sql
+
+create trigger webhooks_tell
+  after update on webhookpub.webhooks
+  for each row
+  when (
+    new.enabled <> old.enabled
+    or (new.circuit_opened_at is null) <> (old.circuit_opened_at is null)
+  )
+  execute function webhookpub.tg_webhooks__tell();
+comment on trigger webhooks_tell on webhookpub.webhooks is
+  'Tells the session that changes it when a webhook goes on, off, or is left alone.';
 
 comment on table webhookpub.webhooks is
   'A user''s subscriptions. Written by create_webhook and its kin, never by hand.';

@@ -1,5 +1,5 @@
---! Previous: sha1:14d06cc372d9156fd1edb0c460c7b4e257fe5477
---! Hash: sha1:6d04251f632dd861b778de5a5f6418052261dfb0
+--! Previous: sha1:1543e6b2071ae5863bbe0abed1aa762ff6b7f7c3
+--! Hash: sha1:4bb89d9ed26f15296fecc4edb553e2629808e793
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -3944,9 +3944,9 @@ as
   ) as f
   cross join webhookpub.attempts_recorded as a
   cross join (
-    select min(t.last_day) - (statement_timestamp() at time zone 'UTC')::date as days_ahead
+    select extract(epoch from min(t.ends_at) at time zone 'UTC' - statement_timestamp()) as ahead
     from (
-      select max(to_date(right(c.relname, 8), 'YYYYMMDD')) as last_day
+      select max(to_date(right(c.relname, 8), 'YYYYMMDD')) + interval '1 day' as ends_at
       from pg_inherits as i
       join pg_class as c on c.oid = i.inhrelid
       where i.inhparent in ('webhookpub.envelopes'::regclass, 'webhookpub.attempts'::regclass)
@@ -3969,7 +3969,7 @@ as
       ('webhooks_disabled', '{}', w.disabled),
       ('webhooks_failing', '{}', w.failing),
       ('webhooks_circuit_open', '{}', w.open),
-      ('partition_days_ahead', '{}', p.days_ahead)
+      ('partitions_ahead_seconds', '{}', p.ahead)
   ) as m (name, labels, value);
 
 comment on view webhookpub.metrics is
@@ -3980,6 +3980,28 @@ comment on column webhookpub.metrics.labels is
   'What tells rows of one name apart; empty where there is one.';
 comment on column webhookpub.metrics.value is 'The number, as of now.';
 --! EndIncluded 7_inspect/metrics.sql
+--! Included 7_inspect/read_metrics.sql
+-- What webhookpub.metrics says, for workers, which may not read the tables behind it.
+--
+-- Called by  a worker that is asked for /metrics.
+
+create or replace function webhookpub.read_metrics ()
+  returns table (
+    name text,
+    labels jsonb,
+    value double precision
+  )
+  language sql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select m.name, m.labels, m.value from webhookpub.metrics as m;
+$$;
+
+comment on function webhookpub.read_metrics () is
+  'The rows of webhookpub.metrics, for workers, which may not read the tables behind it.';
+--! EndIncluded 7_inspect/read_metrics.sql
 --! Included 7_inspect/version.sql
 -- The version of this schema: that of the package that installed it.
 --
@@ -4615,7 +4637,7 @@ begin
     webhookpub.closed_networks,
     webhookpub.wake, webhookpub.enter_fan_out, webhookpub.leave_fan_out, webhookpub.fan_out,
     webhookpub.fan_out_batch, webhookpub.lease_deliveries, webhookpub.record_attempts,
-    webhookpub.maintain
+    webhookpub.maintain, webhookpub.read_metrics
   to webhookpub_worker;
 
   -- The secret that create_webhook and rotate_secret make is shown to their caller; no

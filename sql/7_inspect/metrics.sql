@@ -24,9 +24,9 @@ as
   ) as f
   cross join webhookpub.attempts_recorded as a
   cross join (
-    select min(t.last_day) - (statement_timestamp() at time zone 'UTC')::date as days_ahead
+    select extract(epoch from min(t.ends_at) at time zone 'UTC' - statement_timestamp()) as ahead
     from (
-      select max(to_date(right(c.relname, 8), 'YYYYMMDD')) as last_day
+      select max(to_date(right(c.relname, 8), 'YYYYMMDD')) + interval '1 day' as ends_at
       from pg_inherits as i
       join pg_class as c on c.oid = i.inhrelid
       where i.inhparent in ('webhookpub.envelopes'::regclass, 'webhookpub.attempts'::regclass)
@@ -49,7 +49,7 @@ as
       ('webhooks_disabled', '{}', w.disabled),
       ('webhooks_failing', '{}', w.failing),
       ('webhooks_circuit_open', '{}', w.open),
-      ('partition_days_ahead', '{}', p.days_ahead)
+      ('partitions_ahead_seconds', '{}', p.ahead)
   ) as m (name, labels, value);
 
 comment on view webhookpub.metrics is

@@ -178,3 +178,15 @@ export async function takeFolder(sql: Sql, pid: number): Promise<string | undefi
     where l.locktype = 'advisory' and l.classid = 2003006834 and l.objid = 4 and l.granted`;
   return holder?.name.replace(/^.* /, "") ?? "unknown";
 }
+
+/** A row of webhookpub.metrics. */
+export interface Metric {
+  readonly name: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly value: number;
+}
+
+/** The numbers for monitoring. */
+export async function readMetrics(sql: Sql): Promise<Metric[]> {
+  return await sql<Metric[]>`select name, labels, value from webhookpub.read_metrics()`;
+}

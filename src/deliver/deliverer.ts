@@ -2,6 +2,7 @@ import { answerTo } from "./answer.ts";
 import { type Lease, leaseDeliveries } from "../database/calls.ts";
 import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
+import type { Vitals } from "../vitals.ts";
 import type { Pool } from "../database/pool.ts";
 import { makeSender, type Sender } from "./sender.ts";
 import { makeRecorder } from "./recorder.ts";
@@ -61,7 +62,14 @@ export function makeDeliverer(
     closed,
     hurry,
     log,
-  }: { maxInFlight: number; closed: readonly string[]; hurry?: AbortSignal; log: Log },
+    vitals,
+  }: {
+    maxInFlight: number;
+    closed: readonly string[];
+    hurry?: AbortSignal;
+    log: Log;
+    vitals: Vitals;
+  },
 ): Deliverer {
   const courses = new Map<string, Course>();
   const shares = makeShares<Course>(maxInFlight);
@@ -150,7 +158,7 @@ export function makeDeliverer(
   /** POSTs; whatever comes of it, its room is free again. */
   const post = async (course: Course, leased: Lease) => {
     try {
-      return await senderFor(leased).post(leased);
+      return await vitals.request(leased, (it) => senderFor(it).post(it));
     } finally {
       shares.give(course, 1);
       schedule();
@@ -159,6 +167,7 @@ export function makeDeliverer(
 
   const exchange = async (course: Course, leased: Lease): Promise<void> => {
     const begun = performance.now();
+    vitals.leased(1);
     try {
       const outcome = await post(course, leased);
       course.answered = outcome.kind === "responded";
@@ -172,6 +181,7 @@ export function makeDeliverer(
       log.error(`delivery ${leased.delivery_id}: ${messageOf(error)}`);
     }
     course.open -= 1;
+    vitals.leased(-1);
     if ((course.more || course.again) && !draining) want(course);
     else forget(course);
   };

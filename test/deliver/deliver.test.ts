@@ -9,6 +9,7 @@ import { testDatabase } from "../support/database.ts";
 import { drip, startRawServer } from "../support/raw_server.ts";
 import { type Received, type Reply, startReceiver } from "../support/receiver.ts";
 import { createWebhook, publish, type TestWebhook } from "../support/scene.ts";
+import { makeVitals } from "../../src/vitals.ts";
 import { until } from "../support/until.ts";
 import { backendOf, untilBlocked } from "../support/waiting.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
@@ -546,9 +547,19 @@ void t.test("a request that can't even be begun gives its room back", async (t) 
   await sql`select webhookpub.fan_out()`;
   const errors: string[] = [];
   const pool = makePool(() => connect(url, { max: 2 }));
-  const log = { info() {}, warn() {}, error: (message: string) => void errors.push(message) };
+  const log = {
+    debug() {},
+    info() {},
+    warn() {},
+    error: (message: string) => void errors.push(message),
+  };
   // No sender can be made of this.
-  const deliverer = makeDeliverer(pool, { maxInFlight: 1, closed: ["nowhere"], log });
+  const deliverer = makeDeliverer(pool, {
+    maxInFlight: 1,
+    closed: ["nowhere"],
+    log,
+    vitals: makeVitals(log, 1),
+  });
   await deliverer.deliver(id, "user_1");
   await until(() => errors.length === 2, "both to have failed");
   await deliverer.deliver(id, "user_1");

@@ -286,7 +286,7 @@ void t.test("upkeep goes on until nothing is left, round by round", async (t) =>
     select 'evt_' || n, 'user_1', 'email.sent', 'no_match', now(), now() - interval '1 minute'
     from generate_series(1, 12000) as n`;
   const said: string[] = [];
-  const log = { info: (line: string) => void said.push(line), warn() {}, error() {} };
+  const log = { debug() {}, info: (line: string) => void said.push(line), warn() {}, error() {} };
   let rounds = 0;
   const round = () => {
     rounds += 1;
@@ -296,7 +296,7 @@ void t.test("upkeep goes on until nothing is left, round by round", async (t) =>
   t.equal(rounds, 1, "a worker that stops ends it after a round");
   await maintainUntilDone(round, log, new AbortController().signal);
   t.equal((await sql`select from webhookpub.events`).count, 0);
-  t.match(said.join("\n"), /delete_events: 5000\n[^]*delete_events: 7000/);
+  t.match(said.join("\n"), /upkeep: delete_events 5000\n[^]*upkeep: delete_events 7000/);
 });
 
 void t.test("what has expired leaves, but never what is pending", async (t) => {

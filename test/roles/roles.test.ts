@@ -130,6 +130,8 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   check_privileges: ["OR", "webhookpub.check_privileges()"],
   version: ["WORT", "webhookpub.version()"],
 
+  read_metrics: ["W", "webhookpub.read_metrics()"],
+
   create_roles: [NOBODY, "webhookpub.create_roles()"],
   grant_functions: [NOBODY, "webhookpub.grant_functions()"],
   grant_jobs: [NOBODY, "webhookpub.grant_jobs()"],
@@ -168,6 +170,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   is_event_id: [NOBODY, "webhookpub.is_event_id('evt_1')"],
   requests_allowed: [NOBODY, `webhookpub.requests_allowed(null, ${now})`],
   tg_event_types__copy_names: [NOBODY, "webhookpub.tg_event_types__copy_names()"],
+  tg_webhooks__tell: [NOBODY, "webhookpub.tg_webhooks__tell()"],
   hmac_sha256: [NOBODY, "webhookpub.hmac_sha256('a', 'b')"],
   sign_standard: [NOBODY, "webhookpub.sign_standard('whsec_AAAA', 'evt_1', 1, '')"],
   sign_stripe: [NOBODY, "webhookpub.sign_stripe('whsec_AAAA', 1, '')"],

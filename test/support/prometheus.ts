@@ -12,7 +12,7 @@ import { freePort } from "./example_receiver.ts";
 export const MONITORING = join(root, "examples/monitoring");
 
 /** One series of an answer, with its value. */
-export interface Sample {
+interface Sample {
   readonly labels: Readonly<Record<string, string>>;
   readonly value: number;
 }

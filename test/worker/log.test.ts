@@ -1,0 +1,146 @@
+// The log of a worker process, from its start to its end.
+import t, { type Test } from "tap";
+import { z } from "zod";
+import { testDatabase } from "../support/database.ts";
+import { createLogin } from "../support/login.ts";
+import { startReceiver } from "../support/receiver.ts";
+import { createWebhook, publish } from "../support/scene.ts";
+import { shutOut } from "../support/shut_out.ts";
+import { until } from "../support/until.ts";
+import { startWorkerProcess } from "../support/worker_process.ts";
+
+const Line = z.looseObject({
+  time: z.iso.datetime(),
+  level: z.enum(["debug", "info", "warning", "error"]),
+  message: z.string(),
+  event: z.string().optional(),
+});
+
+/** What must never be in a log, by what it is. */
+const PRIVATE = {
+  header: "header-7f3a9c",
+  body: "payload-7f3a9c",
+  answer: "answer-7f3a9c",
+  path: "path-7f3a9c",
+};
+
+/** A worker's whole life, with all that may happen in it; what it has logged. */
+async function live(t: Test, env: Record<string, string>) {
+  const database = await testDatabase(t);
+  const { sql } = database;
+  const login = await createLogin(t, database, "webhookpub_worker");
+  const receiver = await startReceiver(t);
+  let reachable = false;
+  receiver.reply = ({ path }) => {
+    if (path.includes("silent") && !reachable) return "reset";
+    const status = path.includes("gone") ? 410 : path.includes("bad") ? 500 : 200;
+    return { status, body: PRIVATE.answer, headers: { "x-answer": PRIVATE.answer } };
+  };
+  const secrets: string[] = [];
+  const webhook = async (name: string, scheme: "standard" | "stripe" = "standard") => {
+    const { id, secret } = await createWebhook(sql, {
+      url: receiver.url(`/${name}?${PRIVATE.path}`),
+      headers: JSON.stringify({ "x-key": PRIVATE.header }),
+      scheme,
+      retrySchedule: "{1 h}",
+    });
+    secrets.push(secret, secret.replace("whsec_", ""));
+    return id;
+  };
+  const worker = await startWorkerProcess(t, login.url, {
+    env: { GRAPHILE_LOGGER_DEBUG: "1", ...env },
+  });
+  const logged = async (...texts: string[]) => {
+    for (const text of texts) await until(() => worker.output().includes(text), text);
+  };
+  await webhook("good");
+  await webhook("bad", "stripe");
+  const gone = await webhook("gone");
+  const silent = await webhook("silent");
+  await publish(sql, { count: 5, data: JSON.stringify({ text: PRIVATE.body }) });
+  await logged(`webhook disabled: ${gone}: gone`, `circuit opened: ${silent}`);
+  reachable = true;
+  await sql`update webhookpub.webhooks set circuit_retry_at = now() where id = ${silent}`;
+  await publish(sql);
+  await logged(`circuit closed: ${silent}`);
+  await sql`
+    select webhookpub.drop_partitions('webhookpub.attempts', now() + interval '10 days'),
+      graphile_worker.add_job('webhook_maintain')`;
+  await logged("upkeep: create_partitions");
+  const letIn = await shutOut(t, database, login.role);
+  await logged("database lost");
+  await letIn();
+  await logged("database back");
+  worker.kill("SIGTERM");
+  await worker.ended();
+  return { output: worker.output(), secrets, gone };
+}
+
+/** What of this is in a log that must not be. */
+function leaks(output: string, secrets: readonly string[]): string[] {
+  const found = Object.entries(PRIVATE).filter(([, text]) => output.includes(text));
+  const signed = /whsec_|v1[,=]\S/.test(output) ? ["signature"] : [];
+  const shown = secrets.some((secret) => output.includes(secret)) ? ["secret"] : [];
+  return [...found.map(([name]) => name), ...signed, ...shown];
+}
+
+void t.test(
+  "as JSON: each change of state and each attempt in one line, nothing private",
+  async (t) => {
+    const { output, secrets, gone } = await live(t, { WEBHOOKPUB_LOG: "json" });
+    const lines = output
+      .trim()
+      .split("\n")
+      .map((line) => Line.parse(JSON.parse(line)));
+    const of = (event: string) => lines.filter((line) => line.event === event);
+    for (const event of [
+      "worker_running",
+      "worker_draining",
+      "worker_stopped",
+      "database_lost",
+      "database_back",
+      "webhook_disabled",
+      "circuit_opened",
+      "circuit_closed",
+      "upkeep_done",
+    ]) {
+      t.equal(of(event).length, 1, event);
+    }
+    t.match(of("webhook_disabled"), [{ level: "info", webhook_id: gone, reason: "gone" }]);
+    t.match(of("upkeep_done")[0], { level: "info", create_partitions: Number });
+    t.match(of("database_lost"), [{ level: "warning" }]);
+    const attempts = of("attempt");
+    t.ok(attempts.every(({ level }) => level === "debug"));
+    t.ok(attempts.filter((line) => line["status_code"] === 500).length >= 5, "each attempt");
+    t.match(
+      attempts.find((line) => line["webhook_id"] === gone),
+      {
+        message: /^attempt 1 of whd_\S+: 410, \d+ ms$/,
+        delivery_id: /^whd_/,
+        attempt: 1,
+        outcome: "responded",
+        status_code: 410,
+        duration_ms: Number,
+      },
+    );
+    t.strictSame(leaks(output, secrets), []);
+  },
+);
+
+void t.test("as text: the same, for people", async (t) => {
+  const { output, secrets } = await live(t, {});
+  t.match(output, /^info: worker running$/m);
+  t.match(output, /^info: worker draining$/m);
+  t.match(output, /^info: worker stopped$/m);
+  t.match(output, /^warning: database lost: .+$/m);
+  t.match(output, /^info: database back after \d+ s$/m);
+  t.match(output, /^debug: attempt 1 of whd_\S+: 200, \d+ ms$/m);
+  t.strictSame(leaks(output, secrets), []);
+});
+
+void t.test("an unknown format is refused", async (t) => {
+  const { url } = await testDatabase(t);
+  const worker = await startWorkerProcess(t, url, { env: { WEBHOOKPUB_LOG: "xml" } });
+  t.not(await worker.ended(), 0);
+  t.match(worker.output(), /WEBHOOKPUB_LOG=xml: /);
+});
