@@ -1,5 +1,5 @@
 --! Previous: sha1:1543e6b2071ae5863bbe0abed1aa762ff6b7f7c3
---! Hash: sha1:4bb89d9ed26f15296fecc4edb553e2629808e793
+--! Hash: sha1:ee4fa786ec3c24fa4a041f84a7d8a2e7b59a51d5
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -134,7 +134,7 @@ comment on function webhookpub.check_events (text[]) is
 --! EndIncluded 0_webhooks/check_events.sql
 --! Included 0_webhooks/check_filters.sql
 -- Refuses filters that say something else than they seem to: unknown keys, empty or
--- overlong entries, a jsonpath that does not parse.
+-- overlong entries, a jsonpath that does not parse, never matches or could take long to match.
 --
 -- Called by  webhookpub.check_webhook.
 -- Raises     WH010.
@@ -157,8 +157,8 @@ begin
         then format('the key %L is unknown', left(f.key, 40))
       when jsonb_typeof(f.value) = 'null' then null
       when f.key = 'data' and (
-        jsonb_typeof(f.value) <> 'string' or length(f.value #>> '{}') not between 1 and 2000
-      ) then 'data must be a jsonpath of 1 to 2000 characters'
+        jsonb_typeof(f.value) <> 'string' or length(f.value #>> '{}') not between 1 and 1000
+      ) then 'data must be a jsonpath of 1 to 1000 characters'
       when f.key = 'data' then null
       when jsonb_typeof(f.value) <> 'array' then format('%s must be a list', f.key)
       when jsonb_array_length(f.value) > 50
@@ -178,7 +178,7 @@ begin
 
   if v_rule is null then
     begin
-      perform (p_filters ->> 'data')::jsonpath;
+      v_rule := 'data ' || webhookpub.predicate_fault((p_filters ->> 'data')::jsonpath);
     exception when others then
       v_rule := format('data is not a jsonpath: %s', sqlerrm);
     end;
@@ -189,7 +189,8 @@ begin
       message = format('filters %s: %s', coalesce(quote_literal(left(p_filters::text, 200)), 'null'), v_rule),
       hint = webhookpub.json_hint(
         p_filters,
-        'Keys: agent_ids, conversation_ids, labels (lists of text), data (a jsonpath predicate).'
+        'Keys: agent_ids, conversation_ids, labels (lists of text), data (a jsonpath predicate: '
+          '$.amount > 100 or exists($.items[*] ? (@.sku == "x"))).'
       );
   end if;
 end;
@@ -718,6 +719,208 @@ return 'whsec_' || encode(gen_random_bytes(32), 'base64');
 comment on function webhookpub.new_secret () is
   'whsec_ and the base64 of 32 random bytes.';
 --! EndIncluded 0_webhooks/new_secret.sql
+--! Included 0_webhooks/predicate_fault.sql
+-- Says why a jsonpath can't be a filter: because it never matches, or because somebody could
+-- write data that it takes minutes to match, while everybody's events wait for it.
+--
+-- Called by  webhookpub.check_filters.
+-- Returns    the rule that it breaks, or null.
+--
+-- It need not tell all that is cheap from all that is dear, only let nothing dear pass.
+
+create or replace function webhookpub.predicate_fault (
+  p_predicate jsonpath
+)
+  returns text
+  language plpgsql
+  immutable
+  strict
+  parallel safe
+as $$
+declare
+  v_form constant text := regexp_replace(p_predicate::text, E'"(?:[^"\\\\]|\\\\.)*"', 's', 'g');
+  v_outline constant text := webhookpub.predicate_outline(p_predicate);
+  v_shape text;
+begin
+  if regexp_count(v_form, E'[$@?]|\\.\\**|\\[\\*?|[-+*/%=<>!&|]+|like|starts') > 60 then
+    return 'may have at most 60 steps and operators';
+  end if;
+  v_shape := webhookpub.predicate_shape(v_outline);
+  return case
+    when v_form ~ E'\\$s' then 'may have no variables'
+    when v_form ~ E'\\d{41}' then 'may have numbers of at most 40 digits'
+    when regexp_count(v_form, E'\\*\\*') > 1 then 'may have ** once'
+    when regexp_count(v_outline, '#') > 10
+      then 'may have [*], .*, ** and [… to …] ten times in all'
+    when v_shape in ('b', 'B') then webhookpub.regex_fault(p_predicate)
+    when v_shape ~ '^[kcCmM]$' then 'is a value, not a predicate: it never matches'
+    when v_shape ~ E'\\?\\(B\\)' then 'may have $ outside of ? (…) only: in there, @ is the item'
+    when v_shape ~ '[mM] [!=<>]+ [mM]'
+      then 'may compare with a constant only, for each value may be a list'
+    when v_shape ~ '[cCmM] [*/%] [cCmM]' then 'may multiply and divide by a constant only'
+    when v_shape ~ E'\\.keyvalue' then 'may not have .keyvalue()'
+    when v_shape ~ E'\\[' then 'may have one index in [ ], made of numbers and last'
+    else 'is too complicated'
+  end;
+end;
+$$;
+
+comment on function webhookpub.predicate_fault (jsonpath) is
+  'Why this jsonpath can not be a filter: it never matches, or could take long; null when it can.';
+--! EndIncluded 0_webhooks/predicate_fault.sql
+--! Included 0_webhooks/predicate_outline.sql
+-- Writes a jsonpath by its form alone: the steps and operators that its cost depends on, and
+-- nothing that a user wrote.
+--
+-- Called by  webhookpub.predicate_fault.
+-- Returns    $.items[*]?(@.sku == "x") as $#?(@ == k). k is a constant, # a step to all parts,
+--            $ and @ are where a path begins; in strict mode R and r, for there it is one
+--            value until a # makes it many, and in lax mode each list in it is gone through.
+--
+-- It goes by the text that PostgreSQL prints, which has one form for everything.
+
+create or replace function webhookpub.predicate_outline (
+  p_predicate jsonpath
+)
+  returns text
+  language plpgsql
+  immutable
+  strict
+  parallel safe
+as $$
+declare
+  v_text text := p_predicate::text;
+  v_rule text[];
+begin
+  foreach v_rule slice 1 in array array[
+    ['^strict (.*)$', E'\\1 strict'],
+    [E'"(?:[^"\\\\]|\\\\.)*"', 's'], -- a key is then .s
+    [' like_regex s(?: flag s)?| starts with s', ' like'],
+    [E'\\d+(?:\\.\\d+)?', 'n'],
+    [E'\\[\\*\\]|\\[-?(?:n|last)(?: [-+] n)? to -?(?:n|last)(?: [-+] n)?\\]', '#'],
+    [E'\\[-?(?:n|last)(?: [-+] n)?\\]', ''],
+    [E'\\.\\*\\*(?:\\{[^}]*\\})?|\\.\\*', '#'],
+    [E'\\.(?:type|size|abs|floor|ceiling|double|number|integer|bigint|decimal|boolean|string'
+      || E'|datetime|date|time|time_tz|timestamp|timestamp_tz)\\((?:s|n(?:,n)?)?\\)', ''],
+    [E'\\.s(?![a-z])', ''],
+    ['(?<![a-z$])(?:true|false|null|s|n)(?![a-z])', 'k']
+  ] loop
+    v_text := regexp_replace(v_text, v_rule[1], v_rule[2], 'g');
+  end loop;
+  if v_text like '% strict' then
+    v_text := translate(left(v_text, -7), '$@', 'Rr');
+  end if;
+  return v_text;
+end;
+$$;
+
+comment on function webhookpub.predicate_outline (jsonpath) is
+  'The form of a jsonpath: k for constants, # for steps to all parts, and its operators.';
+--! EndIncluded 0_webhooks/predicate_outline.sql
+--! Included 0_webhooks/predicate_shape.sql
+-- Says what a jsonpath comes to, if its cost grows no faster than the data does.
+--
+-- Called by  webhookpub.predicate_fault.
+-- Returns    b or B for such a predicate; for a value k (constant), c and C (one at most) or m
+--            and M (perhaps many). Small ones come from the item of a filter (@), capital ones
+--            from the whole data ($). Else what is left where no rule holds any more.
+--
+-- The rules: many values are compared with one only, or each would be with each; long numbers are
+-- multiplied and divided by a constant only; and what a filter asks about each item, it asks that
+-- item, or the whole data would be gone through for each.
+
+create or replace function webhookpub.predicate_shape (
+  p_outline text
+)
+  returns text
+  language plpgsql
+  immutable
+  strict
+  parallel safe
+as $$
+declare
+  v_rules constant text[] := array[
+    [E'\\?\\(b\\)', ''], -- a filter takes no more than there is
+    [E'\\$#*(?![#?])|R#+(?![#?])', 'M'], ['@#*(?![#?])|r#+(?![#?])', 'm'],
+    ['R(?![#?])', 'C'], ['r(?![#?])', 'c'], ['([kcCmM])#', E'\\1'],
+    ['[-+]([kcCmM])', E'\\1'],
+    ['k [*/%] k', 'k'], ['k [*/%] [cm]|[cm] [*/%] k', 'c'], ['k [*/%] [CM]|[CM] [*/%] k', 'C'],
+    ['(?<![*/%] )k [-+] k(?! [*/%])', 'k'],
+    ['(?<![*/%] )[kcm] [-+] [kcm](?! [*/%])', 'c'],
+    ['(?<![*/%] )[kcCmM] [-+] [kcCmM](?! [*/%])', 'C'],
+    ['(?<![-+*/%] )(?:[kc] [!=<>]+ [kcm]|m [!=<>]+ [kc])(?! [-+*/%])', 'b'],
+    ['(?<![-+*/%] )(?:[kcC] [!=<>]+ [kcCmM]|[mM] [!=<>]+ [kcC])(?! [-+*/%])', 'B'],
+    [E'(?<![-+*/%] )[kcm] like|exists \\([kcm]\\)', 'b'],
+    [E'(?<![-+*/%] )[CM] like|exists \\([CM]\\)', 'B'],
+    [E'!\\(([bB])\\)|\\(([bB])\\) is unknown', E'\\1\\2'],
+    [E'b (?:&&|\\|\\|) b', 'b'], [E'[bB] (?:&&|\\|\\|) [bB]', 'B'],
+    [E'(?<![?!])(?<!exists )\\(([kcCmMbB])\\)(?! is unknown)', E'\\1']
+  ];
+  v_rule text[];
+  v_shape text := p_outline;
+  v_before text;
+begin
+  loop
+    v_before := v_shape;
+    foreach v_rule slice 1 in array v_rules loop
+      v_shape := regexp_replace(v_shape, v_rule[1], v_rule[2], 'g');
+    end loop;
+    exit when v_shape = v_before;
+  end loop;
+  return v_shape;
+end;
+$$;
+
+comment on function webhookpub.predicate_shape (text) is
+  'What the outline of a jsonpath comes to: b or B for a predicate that is not dear.';
+--! EndIncluded 0_webhooks/predicate_shape.sql
+--! Included 0_webhooks/regex_fault.sql
+-- Says why a regular expression of a jsonpath can't be in a filter: because some text could
+-- keep it busy for seconds.
+--
+-- Called by  webhookpub.predicate_fault.
+-- Returns    the rule that one of them breaks, or null.
+--
+-- PostgreSQL matches in one pass over the text, but for back references and constraints that
+-- look around; what each character costs grows with the length of the expression, when its
+-- counts are written out.
+
+create or replace function webhookpub.regex_fault (
+  p_predicate jsonpath
+)
+  returns text
+  language sql
+  immutable
+  strict
+  parallel safe
+as $$
+  select case
+    when count(*) > 5 then 'may have like_regex five times'
+    when bool_or(length(r.regex) > 100) then 'may have a like_regex of at most 100 characters'
+    when bool_or(r.regex ~ E'\\\\[1-9]|\\(\\?(?!:)')
+      then 'may have a like_regex without back references, options and looking around'
+    when bool_or(r.regex ~ E'\\)\\{') or sum(r.counts) > 100
+      then 'may have a like_regex with counts of 100 in all, and none after a group'
+  end
+  from (
+    select m.parts[1]::jsonb #>> '{}' as regex
+    from regexp_matches(
+      p_predicate::text, E'(?:like_regex ("(?:[^"\\\\]|\\\\.)*")|"(?:[^"\\\\]|\\\\.)*")', 'g'
+    ) as m (parts)
+    where m.parts[1] is not null
+    offset 0
+  ) as m
+  cross join lateral (
+    select m.regex, (
+      select sum(c.parts[1]::integer)
+      from regexp_matches(m.regex, E'(\\d{1,9})\\}', 'g') as c (parts)
+    ) as counts
+  ) as r;
+$$;
+
+comment on function webhookpub.regex_fault (jsonpath) is
+  'The rule that a like_regex of a jsonpath breaks; null when each is cheap to match.';
+--! EndIncluded 0_webhooks/regex_fault.sql
 --! Included 0_webhooks/rotate_secret.sql
 -- Gives a webhook a new signing secret. Until the grace ends, every request carries both
 -- signatures, so that the receiver can change over at leisure.

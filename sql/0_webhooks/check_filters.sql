@@ -1,5 +1,5 @@
 -- Refuses filters that say something else than they seem to: unknown keys, empty or
--- overlong entries, a jsonpath that does not parse.
+-- overlong entries, a jsonpath that does not parse, never matches or could take long to match.
 --
 -- Called by  webhookpub.check_webhook.
 -- Raises     WH010.
@@ -22,8 +22,8 @@ begin
         then format('the key %L is unknown', left(f.key, 40))
       when jsonb_typeof(f.value) = 'null' then null
       when f.key = 'data' and (
-        jsonb_typeof(f.value) <> 'string' or length(f.value #>> '{}') not between 1 and 2000
-      ) then 'data must be a jsonpath of 1 to 2000 characters'
+        jsonb_typeof(f.value) <> 'string' or length(f.value #>> '{}') not between 1 and 1000
+      ) then 'data must be a jsonpath of 1 to 1000 characters'
       when f.key = 'data' then null
       when jsonb_typeof(f.value) <> 'array' then format('%s must be a list', f.key)
       when jsonb_array_length(f.value) > 50
@@ -43,7 +43,7 @@ begin
 
   if v_rule is null then
     begin
-      perform (p_filters ->> 'data')::jsonpath;
+      v_rule := 'data ' || webhookpub.predicate_fault((p_filters ->> 'data')::jsonpath);
     exception when others then
       v_rule := format('data is not a jsonpath: %s', sqlerrm);
     end;
@@ -54,7 +54,8 @@ begin
       message = format('filters %s: %s', coalesce(quote_literal(left(p_filters::text, 200)), 'null'), v_rule),
       hint = webhookpub.json_hint(
         p_filters,
-        'Keys: agent_ids, conversation_ids, labels (lists of text), data (a jsonpath predicate).'
+        'Keys: agent_ids, conversation_ids, labels (lists of text), data (a jsonpath predicate: '
+          '$.amount > 100 or exists($.items[*] ? (@.sku == "x"))).'
       );
   end if;
 end;

@@ -142,19 +142,12 @@ const DATA: readonly Case[] = (
     ["($.a > 1) is unknown", { a: "x" }, true],
     // Errors inside the path.
     ["strict $.a.b > 1", { a: {} }, false],
-    ["$.a / $.b > 1", { a: 1, b: 0 }, false],
+    ["$.a / 0 > 1", { a: 1 }, false],
     ["$.a.double() > 1", { a: "x" }, false],
     ["$.a[99999999999] > 1", { a: [1] }, false],
-    ["$.a.datetime() > $.b.datetime()", { a: "no date", b: "2024-01-01" }, false],
+    ['$.a.datetime() > "2024-01-01".datetime()', { a: "no date" }, false],
     // PostgreSQL raises these even where it is told to be silent.
     ['$.at.datetime() > "2024-01-01".datetime()', { at: "2023-05-01T00:00:00+00:00" }, false],
-    // No predicates: their value is no truth.
-    ["$.amount", { amount: 150 }, false],
-    ["$.amount", {}, false],
-    ["$.amount + 1", { amount: 150 }, false],
-    ["$", { amount: 150 }, false],
-    ["$.amount ? (@ > 100)", { amount: 150 }, false],
-    ['"true"', {}, false],
   ] as const
 ).map(([path, data, matches]) => ({
   name: `data: ${path} of ${JSON.stringify(data)}`,
@@ -276,12 +269,12 @@ void t.test("fan-out, the direct path and explain_event decide by the same rules
 void t.test("a predicate that PostgreSQL can't evaluate harms nobody else", async (t) => {
   const { sql } = await testDatabase(t);
   const other = await createWebhookWith(sql);
-  // No such variable: an error whatever the data is. It may be refused, not failed on.
-  const variable = createWebhookWith(sql, { p_filters: { data: "$limit > 100" } });
-  await variable.catch((error: { code?: string }) => t.equal(error.code, "WH010"));
   await createWebhookWith(sql, {
     p_filters: { data: '$.at.datetime() > "2024-01-01".datetime()' },
   });
+  // No such variable: an error whatever the data is. It is refused, but may be there already.
+  const { id } = await createWebhookWith(sql);
+  await sql`update webhookpub.webhooks set filters = '{"data": "$limit > 100"}' where id = ${id}`;
   const data = { at: "2023-05-01T00:00:00+00:00" };
   await publishBy("webhook_publish_tx", sql, { event_id: "logged", data });
   t.match(
