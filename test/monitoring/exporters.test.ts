@@ -1,54 +1,13 @@
 // The exporters of examples/monitoring, before a real database, and Prometheus behind them.
-import { join } from "node:path";
-import t, { type Test } from "tap";
+import t from "tap";
 import { z } from "zod";
-import { startDaemon } from "../support/daemon.ts";
 import { type TestDatabase, testDatabase } from "../support/database.ts";
-import { freePort } from "../support/example_receiver.ts";
+import { EXPORTERS } from "../support/exporters.ts";
 import { skipWithout } from "../support/installed.ts";
 import { createLogin } from "../support/login.ts";
-import { MONITORING, startPrometheus } from "../support/prometheus.ts";
+import { startPrometheus } from "../support/prometheus.ts";
 import { createWebhook, fanOutAll, publish } from "../support/scene.ts";
 import { until } from "../support/until.ts";
-
-/** Starts an exporter for a database, as a role that may only read; its address. */
-type Exporter = (t: Test, url: string) => Promise<string>;
-
-const EXPORTERS: Record<string, Exporter> = {
-  "prometheus-postgres-exporter": async (t, url) => {
-    const address = `127.0.0.1:${await freePort()}`;
-    await startDaemon(
-      t,
-      "prometheus-postgres-exporter",
-      [
-        `--web.listen-address=${address}`,
-        `--extend.query-path=${join(MONITORING, "postgres_exporter.yml")}`,
-      ],
-      { url: `http://${address}/metrics`, env: { DATA_SOURCE_NAME: `${url}?sslmode=disable` } },
-    );
-    return address;
-  },
-  "prometheus-sql-exporter": async (t, url) => {
-    const address = `127.0.0.1:${await freePort()}`;
-    const { hostname, port, username, pathname } = new URL(url);
-    await startDaemon(
-      t,
-      "prometheus-sql-exporter",
-      [`-web.listen-address=${address}`, `-config.file=${join(MONITORING, "sql_exporter.yml")}`],
-      {
-        url: `http://${address}/metrics`,
-        env: {
-          PGHOST: hostname,
-          PGPORT: port,
-          PGUSER: username,
-          PGDATABASE: pathname.slice(1),
-          PGSSLMODE: "disable",
-        },
-      },
-    );
-    return address;
-  },
-};
 
 /** Something for each of the metrics. */
 async function makeScene({ sql }: TestDatabase): Promise<void> {

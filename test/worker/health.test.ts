@@ -8,6 +8,7 @@ import { testDatabase } from "../support/database.ts";
 import { freePort } from "../support/example_receiver.ts";
 import { skipWithout } from "../support/installed.ts";
 import { createLogin } from "../support/login.ts";
+import { readPage } from "../support/markdown.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { createWebhook, publish } from "../support/scene.ts";
 import type { Scope } from "../support/scope.ts";
@@ -97,6 +98,12 @@ void t.test("a worker that owns nothing tells its figures, and the database's", 
   t.ok(bytes > 20e6 && bytes < 2e9, `${bytes} B`);
   t.ok((now.get("process_cpu_seconds_total") ?? 0) > 0);
   for (const { name } of await readMetrics(sql)) t.ok(now.has(`webhookpub_${name}`), name);
+  const { text } = await readPage("docs/monitoring.md");
+  const own = [...now.keys()].map(
+    (key) => /^webhookpub_worker_[a-z_]*?(?=(_bucket|_sum|_count)?({|$))/.exec(key)?.[0],
+  );
+  for (const name of new Set(own))
+    if (name) t.ok(text.includes(`\`${name}\``), `documented: ${name}`);
 });
 
 void t.test(

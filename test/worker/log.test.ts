@@ -3,6 +3,7 @@ import t, { type Test } from "tap";
 import { z } from "zod";
 import { testDatabase } from "../support/database.ts";
 import { createLogin } from "../support/login.ts";
+import { readPage } from "../support/markdown.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { createWebhook, publish } from "../support/scene.ts";
 import { shutOut } from "../support/shut_out.ts";
@@ -106,6 +107,9 @@ void t.test(
     ]) {
       t.equal(of(event).length, 1, event);
     }
+    const { text } = await readPage("docs/monitoring.md");
+    const unknown = lines.filter(({ event }) => event && !text.includes(`\`${event}\``));
+    t.strictSame(unknown, [], "the documentation names each event");
     t.match(of("webhook_disabled"), [{ level: "info", webhook_id: gone, reason: "gone" }]);
     t.match(of("upkeep_done")[0], { level: "info", create_partitions: Number });
     t.match(of("database_lost"), [{ level: "warning" }]);
