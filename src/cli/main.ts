@@ -17,6 +17,10 @@ const commands: Record<string, { does: string; load(): Promise<Command> }> = {
     does: "creates a webhook and shows its secret",
     load: async () => (await import("./create_webhook.ts")).createWebhook,
   },
+  listen: {
+    does: "receives webhooks, shows and verifies them",
+    load: async () => (await import("./listen.ts")).listen,
+  },
   demo: {
     does: "shows the whole pipeline in half a minute",
     load: async () => (await import("./demo.ts")).demo,
