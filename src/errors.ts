@@ -5,7 +5,7 @@ export class WebhookpubError extends Error {
 
   constructor(code: string, message: string, hint: string) {
     super(message);
-    this.name = "WebhookpubError";
+    this.name = new.target.name;
     this.code = code;
     this.hint = hint;
   }
