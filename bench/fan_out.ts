@@ -1,4 +1,4 @@
-import type { Sql } from "../src/database/calls.ts";
+import type { Sql } from "../src/database/connect.ts";
 import { type Bench, resultOf, resultWithin } from "./support/bench.ts";
 import { clear, drainFanOut, publishEvents, subscribe, timeOf } from "./support/load.ts";
 import { startSystem } from "./support/system.ts";

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Sql } from "../src/database/calls.ts";
+import type { Sql } from "../src/database/connect.ts";
 import { until } from "../test/support/until.ts";
 import { type Bench, quantile, resultOf } from "./support/bench.ts";
 import { clear, publishEvents } from "./support/load.ts";

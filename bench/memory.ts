@@ -1,7 +1,7 @@
 import { execFile } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
-import type { Sql } from "../src/database/calls.ts";
+import type { Sql } from "../src/database/connect.ts";
 import { until } from "../test/support/until.ts";
 import { type Bench, median, resultOf } from "./support/bench.ts";
 import { drainFanOut } from "./support/load.ts";

@@ -2,7 +2,7 @@ import { type Bench, resultOf } from "./support/bench.ts";
 import { DATA, PUBLISH } from "./support/load.ts";
 import { pgbench } from "./support/pgbench.ts";
 import { startSystem } from "./support/system.ts";
-import type { Sql } from "../src/database/calls.ts";
+import type { Sql } from "../src/database/connect.ts";
 
 const ENVELOPE = `{"event": "email.received", "id": "evt_${"0".repeat(32)}", "created_at": "2026-01-01T00:00:00.000000Z", "data": ${DATA}}`;
 
@@ -27,6 +27,7 @@ export const publish: Bench = async ({ rounds, small, say }) => {
     await addJobToPublish(sql);
     const awake = await sql.reserve();
     await awake`select webhookpub.enter_fan_out()`;
+    await awake`set idle_session_timeout = 0`;
     await sizesAgree(sql);
 
     const tps = async (name: keyof typeof SCRIPTS, clients: number) => {

@@ -28,6 +28,7 @@ export const publishIdle: Bench = async ({ rounds, small, say }) => {
     for (let round = 0; round < rounds; round += 1) {
       const awake = await sql.reserve();
       await awake`select webhookpub.enter_fan_out()`;
+      await awake`set idle_session_timeout = 0`;
       const baseline = await tps();
       await awake`select webhookpub.leave_fan_out()`;
       awake.release();

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { maintain, type Sql } from "../src/database/calls.ts";
+import { maintain } from "../src/database/calls.ts";
+import type { Sql } from "../src/database/connect.ts";
 import { maintainUntilDone } from "../src/maintain.ts";
 import { type Bench, quantile, resultOf, resultWithin } from "./support/bench.ts";
 import { DATA, PUBLISH, timeOf } from "./support/load.ts";

@@ -1,5 +1,6 @@
 import { answerTo } from "../src/deliver/answer.ts";
-import { type Lease, leaseDeliveries, recordAttempts, type Sql } from "../src/database/calls.ts";
+import { type Lease, leaseDeliveries, recordAttempts } from "../src/database/calls.ts";
+import type { Sql } from "../src/database/connect.ts";
 import { type Bench, median, type Options, type Result, resultOf } from "./support/bench.ts";
 import {
   clear,

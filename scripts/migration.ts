@@ -3,7 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { commit } from "graphile-migrate";
-import { connect } from "../src/database/calls.ts";
+import { connect } from "../src/database/connect.ts";
 import { root } from "../src/config.ts";
 import { startTemporaryPostgres } from "../src/database/embedded_postgres.ts";
 import { until } from "../test/support/until.ts";

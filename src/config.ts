@@ -22,16 +22,9 @@ function packageDirectory(here: URL): URL {
   return existsSync(new URL("package.json", here)) ? here : packageDirectory(new URL("..", here));
 }
 
-const count = (fallback: number, max: number) =>
-  z.coerce.number().int().min(1).max(max).default(fallback);
-
 const Environment = z.object({
   /** Requests that one worker process has under way at once, over all webhooks. */
-  WEBHOOKPUB_MAX_IN_FLIGHT: count(1000, 100_000),
-  /** Graphile jobs that one worker process runs at once. */
-  WEBHOOKPUB_JOBS: count(50, 1000),
-  /** Connections of a worker process for leasing and recording. */
-  WEBHOOKPUB_CONNECTIONS: count(4, 100),
+  WEBHOOKPUB_MAX_IN_FLIGHT: z.coerce.number().int().min(1).max(100_000).default(1000),
   /** How a worker process writes its log. */
   WEBHOOKPUB_LOG: z.enum(["text", "json"]).default("text"),
   /** Where a worker process says how it is, over HTTP: a port, or an address and a port. */

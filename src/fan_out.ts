@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { answered } from "./database/answered.ts";
-import { type Batch, enterFanOut, fanOutBatch, leaveFanOut, type Sql } from "./database/calls.ts";
+import { type Batch, enterFanOut, fanOutBatch, leaveFanOut } from "./database/calls.ts";
+import type { Pool } from "./database/pool.ts";
 
 /** How long it stays awake after its last event: long enough that a steady trickle of
  * events needs no NOTIFY. */
@@ -11,14 +11,6 @@ const MAX_PAUSE_MS = 10;
 /** How often it has others look for what it has not come to, and for deliveries of the direct
  * path. */
 const WAKE_MS = 50;
-
-/** A connection that nobody else uses, and that is not to be replaced by another unnoticed. */
-export interface Session {
-  /** A pool of one connection. */
-  readonly sql: Sql;
-  /** Aborted when it has ended. */
-  readonly lost: AbortSignal;
-}
 
 interface Hands {
   /** Takes what was fanned out. */
@@ -31,24 +23,36 @@ interface Hands {
  * Drains the pending events, lingers, and sleeps. While it is awake, publishers need not
  * NOTIFY: it holds a lock that says so, for as long as its connection lives.
  *
- * @throws Error when its connection is lost; whatever it throws, its session has to be closed,
- *   and with it the lock goes
+ * @param pool of one connection, which nobody else uses
+ * @throws Error when its connection is lost, and with it the lock
  */
 export async function fanOutUntilIdle(
-  session: Session,
+  pool: Pool,
   { deliver, wake }: Hands,
   signal: AbortSignal,
 ): Promise<void> {
-  const { sql, lost } = session;
-  const ask = <T>(query: Promise<T>) => answered(query, { hurry: signal, lost });
   const fanOut = async (): Promise<boolean> => {
-    const batch = await ask(fanOutBatch(sql));
+    const batch = await pool.ask(fanOutBatch);
     if (batch.webhook_ids) deliver(batch);
     return batch.event_count > 0;
   };
   // Somebody waits for this: the first batch is asked for together with the seat.
-  const [entered] = await Promise.all([ask(enterFanOut(sql)), fanOut()]);
+  const [entered] = await Promise.all([pool.ask(enterFanOut), fanOut()]);
   if (!entered) return;
+  try {
+    await lingerAwake(fanOut, { wake, lost: pool.lost(), signal });
+  } finally {
+    await pool.ask(leaveFanOut);
+  }
+  // Whoever published between the last look and leaving saw it awake.
+  await fanOut();
+}
+
+/** Fans out until nothing has come for a while. */
+async function lingerAwake(
+  fanOut: () => Promise<boolean>,
+  { wake, lost, signal }: { wake(): void; lost: AbortSignal; signal: AbortSignal },
+): Promise<void> {
   let lastEvent = performance.now();
   let lastWake = lastEvent;
   for (;;) {
@@ -57,11 +61,9 @@ export async function fanOutUntilIdle(
       wake();
       lastWake = now;
     }
-    if (signal.aborted || now - lastEvent >= LINGER_MS) break;
+    if (lost.aborted) throw new Error("the connection was lost");
+    if (signal.aborted || now - lastEvent >= LINGER_MS) return;
     if (await fanOut()) lastEvent = performance.now();
     else await sleep(Math.min(Math.max((now - lastEvent) / 10, MIN_PAUSE_MS), MAX_PAUSE_MS));
   }
-  await ask(leaveFanOut(sql));
-  // Whoever published between the last look and leaving saw it awake.
-  await fanOut();
 }

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { answered } from "./database/answered.ts";
+import { setTimeout as sleep } from "node:timers/promises";
 import { installedVersion, type Metric, readMetrics } from "./database/calls.ts";
 import type { Pool } from "./database/pool.ts";
 import { messageOf } from "./errors.ts";
@@ -40,7 +40,7 @@ export async function serveHealth(
     },
     "/metrics": async (response) => {
       // Without its database, a process still has figures of its own.
-      const found = await answered(rows(), { limitMs: LIMIT_MS }).catch(() => []);
+      const found = await inTime(rows()).catch(() => []);
       response.setHeader("content-type", "text/plain; version=0.0.4; charset=utf-8");
       response.end([...databaseFigures(found), ...vitals.figures()].map(exposition).join(""));
     },
@@ -78,12 +78,21 @@ export async function serveHealth(
 async function whyNotReady(pool: Pool, vitals: Vitals): Promise<string | undefined> {
   if (vitals.phase() !== "running") return `the worker is ${vitals.phase()}`;
   try {
-    const installed = await answered(pool.ask(installedVersion), { limitMs: LIMIT_MS });
+    const installed = await inTime(pool.ask(installedVersion));
     if (installed === version) return undefined;
     return `the database is of webhookpub ${installed ?? "nothing"}, the worker of ${version}`;
   } catch (error) {
     return `the database does not answer: ${messageOf(error)}`;
   }
+}
+
+/** Gives up on an answer, which others may still wait for. */
+function inTime<T>(answer: Promise<T>): Promise<T> {
+  const late = sleep(LIMIT_MS, undefined, { ref: false }).then((): never => {
+    throw new Error(`no answer within ${LIMIT_MS} ms`);
+  });
+  late.catch(() => {}); // it may come too late to matter
+  return Promise.race([answer, late]);
 }
 
 /** The same answer for all who ask while it is on its way: nobody can ask too often. */

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { Logger as MigrateLogger, migrate as runCommitted } from "graphile-migrate";
 import { Logger as WorkerLogger, runMigrations } from "graphile-worker";
-import { connect, type Sql } from "./database/calls.ts";
+import { connect, type Sql } from "./database/connect.ts";
 import { WebhookpubError } from "./errors.ts";
 import { databaseUrl, root } from "./config.ts";
 

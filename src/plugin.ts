@@ -1,10 +1,13 @@
-import type { TaskList } from "graphile-worker";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Logger, TaskList } from "graphile-worker";
 import webhookDeliver from "../tasks/webhook_deliver.ts";
 import webhookFanOut from "../tasks/webhook_fan_out.ts";
 import webhookMaintain from "../tasks/webhook_maintain.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
+import type { Log } from "./log.ts";
 import { endWithParent } from "./orphan.ts";
 import { version } from "./version.ts";
+import { watchRunner } from "./watch.ts";
 import { startWorker, type Worker } from "./worker.ts";
 
 const started = new WeakMap<object, Promise<Worker | undefined>>();
@@ -19,6 +22,32 @@ const tasks: TaskList = {
   webhook_fan_out: webhookFanOut,
   webhook_maintain: webhookMaintain,
 };
+
+/** A runner's logger, as ours. */
+const logOf = (logger: Logger): Log => ({
+  debug: (message, fields) => logger.debug(message, fields),
+  info: (message, fields) => logger.info(message, fields),
+  warn: (message, fields) => logger.warn(message, fields),
+  error: (message, fields) => logger.error(message, fields),
+});
+
+/** How long a runner may take to give its jobs back, after all else has ended. */
+const GIVE_BACK_MS = 1000;
+
+/**
+ * Ends the process when its runner does not: it waits for an answer that will not come, and so
+ * would whoever waits for it.
+ */
+async function endIfHung(runner: Promise<unknown>, logger: Logger): Promise<void> {
+  const hung = Symbol("hung");
+  const first = await Promise.race([
+    runner.catch(() => {}),
+    sleep(GIVE_BACK_MS, hung, { ref: false }),
+  ]);
+  if (first !== hung) return;
+  logger.error("graphile-worker gets no answer from the database: ending, its jobs stay locked");
+  process.exit(process.exitCode || 1);
+}
 
 /**
  * Part of every worker process, through the preset: starts what the tasks share, the
@@ -35,13 +64,21 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
         events.on("worker:create", (created) => void Object.assign(created.tasks, tasks));
         const stopLooking = endWithParent(logger);
         events.on("pool:release", stopLooking);
+        let end: (why: string) => void = () => {};
+        const tick = watchRunner(events, (what) =>
+          end(`the database answers, but not graphile-worker's question for ${what}: ending`),
+        );
         events.on("pool:create", ({ workerPool }) => {
-          const worker = startWorker(resolvedPreset.worker.connectionString, {
-            debug: (message, fields) => logger.debug(message, fields),
-            info: (message, fields) => logger.info(message, fields),
-            warn: (message, fields) => logger.warn(message, fields),
-            error: (message, fields) => logger.error(message, fields),
-          }).catch((error: unknown) => {
+          end = (why) => {
+            logger.error(why);
+            process.exitCode = 1;
+            void Promise.resolve(workerPool.gracefulShutdown(why)).catch(() => {});
+          };
+          const worker = startWorker(
+            resolvedPreset.worker.connectionString,
+            logOf(logger),
+            tick,
+          ).catch((error: unknown) => {
             logger.error(error instanceof WebhookpubError ? error.report() : messageOf(error));
             process.exitCode = 1;
             // The runner stops by itself when its pool has ended.
@@ -62,12 +99,11 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
         // to see that.
         if (!stopped.has(ctx.events)) process.exitCode ||= 1;
         const worker = await started.get(workerPool);
-        const [, ended] = await Promise.allSettled([
-          worker?.drain(stopped.has(ctx.events)),
-          next(),
-        ]);
-        await worker?.end();
-        if (ended.status === "rejected") throw ended.reason;
+        const runner = Promise.resolve(next());
+        runner.catch(() => {}); // it is awaited below
+        await Promise.resolve(worker?.drain(stopped.has(ctx.events))).catch(() => {});
+        await Promise.all([worker?.end(), endIfHung(runner, ctx.logger)]);
+        return await runner;
       },
       async poolForcefulShutdown(next, { ctx, workerPool }) {
         try {

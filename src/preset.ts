@@ -6,7 +6,8 @@ import { processSettings } from "./config.ts";
 import { makeLogger } from "./log.ts";
 import { WebhookpubPlugin } from "./plugin.ts";
 
-const { WEBHOOKPUB_JOBS: jobs, WEBHOOKPUB_LOG: format } = processSettings();
+/** Jobs that run at once. One ends as soon as what it asks for is under way. */
+const JOBS = 50;
 
 /** A host's own tasks, where graphile-worker looks for them; where there are none, ours. */
 const taskDirectory = [join(process.cwd(), "tasks")].find((path) => existsSync(path));
@@ -20,16 +21,16 @@ const preset: GraphileConfig.Preset = {
   extends: [WorkerPreset],
   plugins: [WebhookpubPlugin],
   worker: {
-    logger: makeLogger(format),
+    logger: makeLogger(processSettings().WEBHOOKPUB_LOG),
     taskDirectory: taskDirectory ?? fileURLToPath(new URL("../tasks", import.meta.url)),
-    concurrentJobs: jobs,
+    concurrentJobs: JOBS,
     // Jobs are only wake-ups: fetched in batches, completed in batches. Without the
     // batching, a stop leaves jobs locked.
-    localQueue: { size: jobs },
+    localQueue: { size: JOBS },
     completeJobBatchDelay: 0,
     failJobBatchDelay: 0,
     // A bound that graphile-worker wants; batching leaves it at two or three.
-    maxPoolSize: jobs,
+    maxPoolSize: JOBS,
   },
 };
 

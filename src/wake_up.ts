@@ -1,40 +1,45 @@
-import { answered } from "./database/answered.ts";
-import { connect, listen, wake } from "./database/calls.ts";
+import { listen, wake } from "./database/calls.ts";
+import { makePool } from "./database/pool.ts";
 import type { Vitals } from "./vitals.ts";
 
 const TICK_MS = 1000;
 /** A tick looks at what became due last. It is more than the time since the one before, for
  * what was committed late. */
 const WINDOW_S = 30;
-const LIMIT_MS = 10_000;
+/** How long the server works on a tick. */
+const STATEMENT_MS = 10_000;
+/** A connection that only listens is half open for no longer than this, unnoticed. */
+const LISTEN_MS = 10_000;
 
 /** Wakes the tasks of a process. */
 export interface WakeUp {
+  /** Wakes nobody any more, and closes its connections. */
   stop(): Promise<void>;
 }
 
-/**
- * Makes sure that whatever is due has a job, once a second, on a connection that else only
- * hears of new events. A tick that finds the connection lost opens it anew and listens again;
- * until then the others carry on.
- *
- * @param onEvents called when a NOTIFY says that there are events and no fan-out is awake
- */
-export function makeWakeUp(url: string | undefined, vitals: Vitals, onEvents: () => void): WakeUp {
-  const stopping = new AbortController();
-  let listening = false;
-  let ticking: Promise<void> | undefined;
-  let lastTick = -Infinity;
+/** What it tells the rest of the worker. */
+interface Ears {
+  /** A NOTIFY says that there are events and no fan-out is awake. */
+  onEvents(): void;
+  /** The database has answered a tick. */
+  onTick(): void;
+}
 
-  const open = () =>
-    connect(url, {
-      max: 1,
-      onnotify: onEvents,
-      onclose: () => {
-        listening = false;
-      },
-    });
-  let sql = open();
+/**
+ * Makes sure that whatever is due has a job, once a second, and hears of new events: on a
+ * connection each, so that nothing that holds up a tick keeps an event from being heard.
+ */
+export function makeWakeUp(
+  url: string | undefined,
+  vitals: Vitals,
+  { onEvents, onTick }: Ears,
+): WakeUp {
+  const stopping = new AbortController();
+  const limits = { max: 1, statementMs: STATEMENT_MS, hurry: stopping.signal };
+  const ticker = makePool(url, limits);
+  const listener = makePool(url, { ...limits, onnotify: onEvents });
+  let lastTick = -Infinity;
+  let lastListen = -Infinity;
 
   const tick = async () => {
     const begun = performance.now();
@@ -42,36 +47,48 @@ export function makeWakeUp(url: string | undefined, vitals: Vitals, onEvents: ()
     const sinceS = Math.ceil((begun - lastTick) / 1000);
     const window = Number.isFinite(sinceS) ? `${sinceS + WINDOW_S} seconds` : null;
     try {
-      if (!listening) {
-        listening = true;
-        await answered(listen(sql), { limitMs: LIMIT_MS, hurry: stopping.signal });
-      }
-      await answered(wake(sql, window), { limitMs: LIMIT_MS, hurry: stopping.signal });
+      await ticker.ask((sql) => wake(sql, window));
       lastTick = begun;
       vitals.found();
+      onTick();
     } catch (error) {
       if (!stopping.signal.aborted) vitals.missed(error);
-      void sql.end({ timeout: 0 }).catch(() => {});
-      sql = open();
-      listening = false;
     }
   };
 
-  const tickOnce = (): void => {
-    ticking ??= tick().finally(() => {
-      ticking = undefined;
-    });
+  const listenAgain = async () => {
+    const begun = performance.now();
+    if (!listener.lost().aborted && begun - lastListen < LISTEN_MS) return;
+    try {
+      await listener.ask(listen);
+      lastListen = begun;
+    } catch {
+      // The tick says it.
+      lastListen = -Infinity;
+    }
   };
 
-  const timer = setInterval(tickOnce, TICK_MS);
-  tickOnce();
+  const rounds = [once(tick), once(listenAgain)];
+  const begin = () => {
+    for (const round of rounds) void round();
+  };
+  const timer = setInterval(begin, TICK_MS);
+  begin();
 
   return {
     async stop() {
       clearInterval(timer);
       stopping.abort();
-      await ticking;
-      await sql.end({ timeout: 1 });
+      await Promise.all([ticker.end(), listener.end()]);
     },
   };
+}
+
+/** The same, but never twice at once. */
+function once(round: () => Promise<void>): () => Promise<void> {
+  let current: Promise<void> | undefined;
+  return () =>
+    (current ??= round().finally(() => {
+      current = undefined;
+    }));
 }

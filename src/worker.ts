@@ -1,22 +1,24 @@
-import {
-  closedNetworks,
-  connect,
-  installedVersion,
-  maintain,
-  type Sql,
-  wake,
-} from "./database/calls.ts";
+import { closedNetworks, installedVersion, maintain, wake } from "./database/calls.ts";
+import type { Sql } from "./database/connect.ts";
+import { makePool, type Pool } from "./database/pool.ts";
 import { processSettings, runs } from "./config.ts";
 import { type Deliverer, makeDeliverer } from "./deliver/deliverer.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
-import { fanOutUntilIdle, type Session } from "./fan_out.ts";
+import { fanOutUntilIdle } from "./fan_out.ts";
 import type { Log } from "./log.ts";
 import { maintainUntilDone } from "./maintain.ts";
-import { makePool, type Pool } from "./database/pool.ts";
 import { version } from "./version.ts";
 import { type Health, serveHealth } from "./health.ts";
 import { makeVitals, type Vitals } from "./vitals.ts";
 import { makeWakeUp } from "./wake_up.ts";
+
+/** Two leases, two records, a look for what others have to do, and metrics, at once. */
+const CONNECTIONS = 6;
+/** How long the server works on a batch of any of them, and of a fan-out. */
+const BATCH_MS = 15_000;
+/** How long it works on a round of upkeep, and how long that keeps its connection. */
+const ROUND_MS = 50_000;
+const UPKEEP_IDLE_S = 10;
 
 /** What the tasks of one worker process share. */
 export interface Worker {
@@ -45,57 +47,67 @@ export function worker(): Promise<Worker> {
  * Starts the worker of this process.
  *
  * @param url connection string; undefined: the PG* variables
+ * @param onTick called once a second, while the database answers
  * @throws WebhookpubError WH030 when the schema is missing or of another version.
  */
-export function startWorker(url: string | undefined, log: Log): Promise<Worker> {
-  current = start(url, log);
+export function startWorker(
+  url: string | undefined,
+  log: Log,
+  onTick: () => void,
+): Promise<Worker> {
+  current = start(url, log, onTick);
   return current;
 }
 
-async function start(url: string | undefined, log: Log): Promise<Worker> {
+async function start(url: string | undefined, log: Log, onTick: () => void): Promise<Worker> {
   const settings = processSettings();
   const hurry = new AbortController();
   const vitals = makeVitals(log, settings.WEBHOOKPUB_MAX_IN_FLIGHT);
-  const open = () => connect(url, { max: settings.WEBHOOKPUB_CONNECTIONS, onnotice: vitals.told });
-  const pool = makePool(open, hurry.signal);
+  const limits = { statementMs: BATCH_MS, hurry: hurry.signal };
+  const pools = {
+    batches: makePool(url, { ...limits, max: CONNECTIONS, onnotice: vitals.told }),
+    fanOut: makePool(url, { ...limits, max: 1 }),
+    upkeep: makePool(url, {
+      statementMs: ROUND_MS,
+      hurry: hurry.signal,
+      max: 1,
+      idleS: UPKEEP_IDLE_S,
+      onnotice: vitals.told,
+    }),
+  };
   let health: Health | undefined;
   try {
     if (settings.WEBHOOKPUB_PORT) {
-      health = await serveHealth(settings.WEBHOOKPUB_PORT, { pool, vitals, log });
+      health = await serveHealth(settings.WEBHOOKPUB_PORT, { pool: pools.batches, vitals, log });
     }
-    await pool.ask(checkVersion);
-    const deliverer = makeDeliverer(pool, {
+    await pools.batches.ask(checkVersion);
+    const deliverer = makeDeliverer(pools.batches, {
       maxInFlight: settings.WEBHOOKPUB_MAX_IN_FLIGHT,
-      closed: await pool.ask(closedNetworks),
+      closed: await pools.batches.ask(closedNetworks),
       hurry: hurry.signal,
       log,
       vitals,
     });
-    const made = makeWorker(pool, {
-      deliverer,
-      hurry,
-      log,
-      url,
-      vitals,
-      health,
-      openAwake: () => openSession(url),
-    });
+    const made = makeWorker(pools, { deliverer, hurry, log, onTick, url, vitals, health });
     vitals.enter("running");
     return made;
   } catch (error) {
-    await Promise.all([health?.close(), pool.end()]);
+    await Promise.all([health?.close(), closeAll(pools)]);
     throw error;
   }
 }
 
-/**
- * Opens the session that says that a fan-out is awake. Not one reserved from the pool: a query
- * on such a one whose connection was terminated may never end.
- */
-function openSession(url: string | undefined): Session {
-  const lost = new AbortController();
-  const sql = connect(url, { max: 1, max_lifetime: null, onclose: () => lost.abort() });
-  return { sql, lost: lost.signal };
+/** One for each kind of work: none waits for another's connection. */
+interface Pools {
+  /** Leases and records. */
+  readonly batches: Pool;
+  /** Of one connection, whose session says that a fan-out is awake. */
+  readonly fanOut: Pool;
+  readonly upkeep: Pool;
+}
+
+async function closeAll({ batches, fanOut, upkeep }: Pools): Promise<void> {
+  await Promise.all([batches.end(), fanOut.end(), upkeep.end()]);
 }
 
 async function checkVersion(sql: Sql): Promise<void> {
@@ -115,22 +127,21 @@ interface Parts {
   /** Aborted when the process has to end soon. */
   readonly hurry: AbortController;
   readonly url: string | undefined;
-  readonly openAwake: () => Session;
   readonly log: Log;
   readonly vitals: Vitals;
   readonly health: Health | undefined;
+  readonly onTick: () => void;
 }
 
-function makeWorker(pool: Pool, parts: Parts): Worker {
-  const { deliverer, hurry, url, openAwake, log, vitals, health } = parts;
+function makeWorker(pools: Pools, parts: Parts): Worker {
+  const { deliverer, hurry, url, log, vitals, health, onTick } = parts;
   const stopping = new AbortController();
   let fanningOut: Promise<void> | undefined;
   let waking: Promise<void> | undefined;
   let drained: Promise<unknown> | undefined;
-  let awake = openAwake();
 
   const wakeOthers = () => {
-    waking ??= pool
+    waking ??= pools.batches
       .ask((sql) => wake(sql, "1 second"))
       .catch((error: unknown) => log.warn(`waking: ${messageOf(error)}`))
       .finally(() => {
@@ -138,27 +149,15 @@ function makeWorker(pool: Pool, parts: Parts): Worker {
       });
   };
 
-  const reopen = () => {
-    void awake.sql.end({ timeout: 0 }).catch(() => {});
-    awake = openAwake();
-  };
-
-  const fanOutAwake = async () => {
-    if (awake.lost.aborted) reopen();
-    try {
-      await fanOutUntilIdle(
-        awake,
-        {
-          deliver: ({ webhook_ids, user_ids }) => deliverer.take(webhook_ids ?? [], user_ids ?? []),
-          wake: wakeOthers,
-        },
-        stopping.signal,
-      );
-    } catch (error) {
-      reopen();
-      throw error;
-    }
-  };
+  const fanOutAwake = () =>
+    fanOutUntilIdle(
+      pools.fanOut,
+      {
+        deliver: ({ webhook_ids, user_ids }) => deliverer.take(webhook_ids ?? [], user_ids ?? []),
+        wake: wakeOthers,
+      },
+      stopping.signal,
+    );
 
   const fanOut = async () => {
     // One a process: a second would share its session.
@@ -175,15 +174,18 @@ function makeWorker(pool: Pool, parts: Parts): Worker {
     }
   };
 
-  const wakeUp = makeWakeUp(url, vitals, () => {
-    // The next tick adds a job for it.
-    fanOut().catch((error: unknown) => log.warn(`fan-out: ${messageOf(error)}`));
+  const wakeUp = makeWakeUp(url, vitals, {
+    onEvents: () => {
+      // The next tick adds a job for it.
+      fanOut().catch((error: unknown) => log.warn(`fan-out: ${messageOf(error)}`));
+    },
+    onTick,
   });
 
   return {
     fanOut,
     deliver: (webhookId, userId) => deliverer.deliver(webhookId, userId),
-    maintain: () => maintainUntilDone(() => pool.ask(maintain), log, stopping.signal),
+    maintain: () => maintainUntilDone(() => pools.upkeep.ask(maintain), log, stopping.signal),
     drain(hurried) {
       stopping.abort();
       vitals.enter("draining");
@@ -195,7 +197,7 @@ function makeWorker(pool: Pool, parts: Parts): Worker {
       ]));
     },
     async end() {
-      await Promise.all([pool.end(), awake.sql.end({ timeout: 1 }), health?.close()]);
+      await Promise.all([closeAll(pools), health?.close()]);
       vitals.enter("stopped");
     },
   };

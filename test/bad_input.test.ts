@@ -4,7 +4,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import postgres from "postgres";
 import t from "tap";
-import type { Sql } from "../src/database/calls.ts";
+import type { Sql } from "../src/database/connect.ts";
 import { root } from "../src/config.ts";
 import { testDatabase } from "./support/database.ts";
 import { type Random, randomFrom } from "./support/random.ts";

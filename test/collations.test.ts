@@ -1,6 +1,7 @@
 // Ids and machine names compare by their bytes, whatever the collation of the database.
 import t, { type Test } from "tap";
-import { leaseDeliveries, recordAttempts, type Sql } from "../src/database/calls.ts";
+import { leaseDeliveries, recordAttempts } from "../src/database/calls.ts";
+import type { Sql } from "../src/database/connect.ts";
 import { answerTo } from "../src/deliver/answer.ts";
 import { migrate } from "../src/migrate.ts";
 import { emptyDatabase, skipWithoutIcu } from "./support/database.ts";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type postgres from "postgres";
 import { Webhook } from "standardwebhooks";
 import t, { type Test } from "tap";
-import type { Sql } from "../src/database/calls.ts";
+import type { Sql } from "../src/database/connect.ts";
 import { root } from "../src/config.ts";
 import { type TestDatabase, testDatabase } from "./support/database.ts";
 import { freePort, startExampleReceiver } from "./support/example_receiver.ts";

@@ -2,7 +2,7 @@
 // time: one holds what the other needs, and the test goes on when the other is seen waiting.
 import { Webhook } from "standardwebhooks";
 import t, { type Test } from "tap";
-import { type Sql } from "../src/database/calls.ts";
+import type { Sql } from "../src/database/connect.ts";
 import { testDatabase } from "./support/database.ts";
 import { createWebhook, fanOutAll, publish } from "./support/scene.ts";
 import { backendOf, untilBlocked } from "./support/waiting.ts";

@@ -1,4 +1,4 @@
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 
 export const DATA = JSON.stringify({
   from: "somebody@example.com",

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { connect, type Sql } from "../../src/database/calls.ts";
+import { connect, type Sql } from "../../src/database/connect.ts";
 import { root } from "../../src/config.ts";
 import { startTemporaryPostgres } from "../../src/database/embedded_postgres.ts";
 import { migrate } from "../../src/migrate.ts";

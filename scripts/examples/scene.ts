@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { connect as connectTo } from "node:net";
 import { join } from "node:path";
-import { connect, type Sql } from "../../src/database/calls.ts";
+import { connect, type Sql } from "../../src/database/connect.ts";
 import { root } from "../../src/config.ts";
 import { databaseOf, TEMPLATE } from "../../test/support/cluster.ts";
 import { freePort } from "../../test/support/example_receiver.ts";

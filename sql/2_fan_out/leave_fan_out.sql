@@ -7,7 +7,8 @@ create or replace function webhookpub.leave_fan_out ()
   language sql
   volatile
 as $$
-  select pg_catalog.pg_advisory_unlock_all();
+  select pg_catalog.pg_advisory_unlock_all(),
+    pg_catalog.set_config('idle_session_timeout', '0', false);
 $$;
 
 comment on function webhookpub.leave_fan_out () is

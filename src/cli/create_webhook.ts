@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { databaseUrl } from "../config.ts";
-import { connect } from "../database/calls.ts";
+import { connect } from "../database/connect.ts";
 import { command, EXIT, flag, toggle } from "./command.ts";
 
 const text = z.string().min(1);

@@ -6,9 +6,7 @@ export const start = command({
   about: `Migrates the database and runs a worker until SIGTERM or SIGINT.
 
   DATABASE_URL              the database; without it, an embedded PostgreSQL in .webhookpub/
-  WEBHOOKPUB_JOBS           jobs that run at once (50)
   WEBHOOKPUB_MAX_IN_FLIGHT  requests under way at once (1000)
-  WEBHOOKPUB_CONNECTIONS    connections for leasing and recording (4)
   WEBHOOKPUB_LOG            text or json (text)
   WEBHOOKPUB_PORT           port, or address:port, of /healthz, /readyz and /metrics (none)`,
   flags: {},

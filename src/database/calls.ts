@@ -1,8 +1,5 @@
-import postgres from "postgres";
 import type { Answer } from "../deliver/answer.ts";
-
-/** A pool of connections, or one that was reserved from it. */
-export type Sql = postgres.Sql<{ timestamp: string }>;
+import type { Sql } from "./connect.ts";
 
 /** A delivery that this worker has to POST, as webhookpub.lease_deliveries returns it. */
 export interface Lease {
@@ -21,41 +18,6 @@ export interface Lease {
   readonly allowed_networks: readonly string[];
   /** There may be more that is due for its webhook. */
   readonly more: boolean;
-}
-
-interface ConnectOptions {
-  /** Connections at most. */
-  readonly max: number;
-  /** For a connection that listens: called for every notification. */
-  readonly onnotify?: (channel: string) => void;
-  /** Called for what the server says beside its results. */
-  readonly onnotice?: (notice: postgres.Notice) => void;
-  /** Called when a connection has ended. */
-  readonly onclose?: () => void;
-  /** How long a connection may live, in seconds; null: for ever, as one must that holds locks. */
-  readonly max_lifetime?: null;
-}
-
-/** Connects to PostgreSQL; nothing is sent before the first query. */
-export function connect(url: string | undefined, options: ConnectOptions): Sql {
-  return postgres(url ?? "", {
-    onnotice: () => {},
-    ...options,
-    connect_timeout: 10,
-    connection: {
-      application_name: "webhookpub",
-      // Whatever the database's default is: leases and fan-outs must see what others did.
-      default_transaction_isolation: "read committed",
-    },
-    types: {
-      timestamp: {
-        to: 1184,
-        from: [1082, 1114, 1184],
-        serialize: (value: string) => value,
-        parse: (value: string) => value,
-      },
-    },
-  });
 }
 
 /** The version of the schema, or null when it is not installed. */

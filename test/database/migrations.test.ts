@@ -6,7 +6,7 @@ import { Logger, migrate as migrateApplication } from "graphile-migrate";
 import { runMigrations } from "graphile-worker";
 import { Webhook } from "standardwebhooks";
 import t from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { root } from "../../src/config.ts";
 import { version } from "../../src/version.ts";
 import { emptyDatabase, testDatabase } from "../support/database.ts";

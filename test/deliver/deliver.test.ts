@@ -1,7 +1,8 @@
 import { createHmac } from "node:crypto";
 import { Webhook } from "standardwebhooks";
 import t from "tap";
-import { connect, leaseDeliveries, type Sql } from "../../src/database/calls.ts";
+import { leaseDeliveries } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { makeDeliverer } from "../../src/deliver/deliverer.ts";
 import { makePool } from "../../src/database/pool.ts";
 import { version } from "../../src/version.ts";
@@ -546,7 +547,7 @@ void t.test("a request that can't even be begun gives its room back", async (t) 
   await publish(sql, { count: 2 });
   await sql`select webhookpub.fan_out()`;
   const errors: string[] = [];
-  const pool = makePool(() => connect(url, { max: 2 }));
+  const pool = makePool(url, { max: 2, statementMs: 20_000 });
   const log = {
     debug() {},
     info() {},

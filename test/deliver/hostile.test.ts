@@ -6,7 +6,7 @@ import { createServer as createTlsServer } from "node:tls";
 import { type AddressInfo, createServer } from "node:net";
 import { gzipSync } from "node:zlib";
 import t, { type Test } from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { openBlackHole } from "../support/black_hole.ts";
 import { type Certificate, makeAuthority } from "../support/certificates.ts";
 import { testDatabase } from "../support/database.ts";

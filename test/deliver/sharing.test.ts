@@ -1,6 +1,6 @@
 // Several workers share the work, and none of them knows of the others.
 import t, { type Test } from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { type Received, startReceiver } from "../support/receiver.ts";
 import { createWebhook, publish } from "../support/scene.ts";

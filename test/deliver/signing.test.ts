@@ -3,7 +3,7 @@ import { readFile } from "node:fs/promises";
 import { Webhook } from "standardwebhooks";
 import t from "tap";
 import { z } from "zod";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { publishBy } from "../support/publish.ts";
 import { createWebhookWith } from "../support/webhook.ts";

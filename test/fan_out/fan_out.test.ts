@@ -1,5 +1,5 @@
 import t from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { tablesReadThrough } from "../support/plans.ts";
 import { createWebhook, publish } from "../support/scene.ts";

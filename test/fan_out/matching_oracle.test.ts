@@ -1,7 +1,7 @@
 // Fan-out, the direct path and explain_event, against a naive oracle, on random events and
 // webhooks. SEED=… repeats a run.
 import t from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import type { AnySql } from "../support/named.ts";
 import { publishBy } from "../support/publish.ts";

@@ -1,4 +1,4 @@
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 
 /** Server processes of this database that run such a query, or did last. */
 export async function running(sql: Sql, query: string): Promise<number[]> {

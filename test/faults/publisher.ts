@@ -1,6 +1,6 @@
 // An application's process that publishes 20 events in one transaction, and then waits to be
 // killed: before COMMIT, or after it.
-import { connect } from "../../src/database/calls.ts";
+import { connect } from "../../src/database/connect.ts";
 
 const sql = connect(process.env["DATABASE_URL"], { max: 1 });
 const forEver = () => new Promise<never>(() => setInterval(() => {}, 1000));

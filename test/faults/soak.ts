@@ -2,7 +2,6 @@
 // of conservation.
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { connect } from "../../src/database/calls.ts";
 import { messageOf } from "../../src/errors.ts";
 import { makePool } from "../../src/database/pool.ts";
 import { stoppableDatabase } from "../support/database.ts";
@@ -44,7 +43,7 @@ async function soak(): Promise<boolean> {
   const database = await stoppableDatabase(scope);
   const world = await makeWorld(scope, database);
   const { receivers } = world;
-  const pool = makePool(() => connect(world.url, { max: 2 }));
+  const pool = makePool(world.url, { max: 2, statementMs: 60_000 });
   scope.teardown(() => pool.end());
   const run = (statement: string) => pool.ask((sql) => sql.unsafe(statement));
   /** What is asked here may meet a fault, as may what applications ask. */

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Test } from "tap";
-import { connect, type Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { codeOf } from "../../src/errors.ts";
 import { makePool } from "../../src/database/pool.ts";
 import type { TestDatabase } from "../support/database.ts";
@@ -76,7 +76,7 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
   const { sql, url } = database;
   await sql.unsafe(APPLICATION);
   const receivers = await startReceivers(t);
-  const pool = makePool(() => connect(url, { max: 1 }));
+  const pool = makePool(url, { max: 1, statementMs: 60_000 });
   t.teardown(() => pool.end());
   const webhooks: (Subscription & { readonly secrets: string[] })[] = [];
 
@@ -147,7 +147,7 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
       t.teardown(() => stop.abort());
       const userOf = (n: number) => userIds[n % userIds.length] ?? "";
       const publisher = async () => {
-        const pool = makePool(() => connect(url, { max: 1 }));
+        const pool = makePool(url, { max: 1, statementMs: 60_000 });
         for (let n = 1; !stop.signal.aborted; n += 1) {
           // Whether a transaction committed that ended with an error, its record knows.
           await pool

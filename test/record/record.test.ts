@@ -1,6 +1,7 @@
 import t from "tap";
 import { type Answer, answerTo, type Outcome } from "../../src/deliver/answer.ts";
-import { type Lease, leaseDeliveries, recordAttempts, type Sql } from "../../src/database/calls.ts";
+import { type Lease, leaseDeliveries, recordAttempts } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { tablesReadThrough } from "../support/plans.ts";
 import { createWebhook, publish, type WebhookOptions } from "../support/scene.ts";

@@ -1,6 +1,7 @@
 import t, { type Test } from "tap";
 import { answerTo } from "../../src/deliver/answer.ts";
-import { type Lease, leaseDeliveries, recordAttempts, type Sql } from "../../src/database/calls.ts";
+import { type Lease, leaseDeliveries, recordAttempts } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { createWebhook, fanOutAll, publish } from "../support/scene.ts";

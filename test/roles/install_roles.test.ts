@@ -1,6 +1,6 @@
 // Installing the roles, on servers that do not have them yet.
 import t, { type Test } from "tap";
-import { connect, type Sql } from "../../src/database/calls.ts";
+import { connect, type Sql } from "../../src/database/connect.ts";
 import { startTemporaryPostgres } from "../../src/database/embedded_postgres.ts";
 import { databaseOf } from "../support/cluster.ts";
 import { runProgram } from "../support/program.ts";

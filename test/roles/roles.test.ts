@@ -1,7 +1,7 @@
 // Who may do what, found out by doing it: each function, table and view as each role.
 import postgres from "postgres";
 import t from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { createLogin } from "../support/login.ts";
 import { createWebhook, publish } from "../support/scene.ts";

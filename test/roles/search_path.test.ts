@@ -1,6 +1,6 @@
 // What somebody with few rights plants in the way of functions that run as their owner.
 import t from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { plantTrap } from "../support/hijack.ts";
 import { createLogin } from "../support/login.ts";

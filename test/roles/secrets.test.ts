@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import type postgres from "postgres";
 import t, { type Test } from "tap";
-import { connect, type Sql } from "../../src/database/calls.ts";
+import { connect, type Sql } from "../../src/database/connect.ts";
 import { startTemporaryPostgres } from "../../src/database/embedded_postgres.ts";
 import { migrate } from "../../src/migrate.ts";
 import { startReceiver } from "../support/receiver.ts";

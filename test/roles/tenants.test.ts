@@ -1,6 +1,6 @@
 // What a tenant sees: its own user's rows, through every table and view, and nothing else.
 import t, { type Test } from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { createLogin, type Login } from "../support/login.ts";
 import { createWebhook, publish } from "../support/scene.ts";

@@ -2,7 +2,8 @@
 import { Webhook } from "standardwebhooks";
 import t from "tap";
 import { answerTo } from "../../src/deliver/answer.ts";
-import { type Lease, leaseDeliveries, recordAttempts, type Sql } from "../../src/database/calls.ts";
+import { type Lease, leaseDeliveries, recordAttempts } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { type AnySql, type Arguments, named } from "../support/named.ts";
 import { tablesReadThrough } from "../support/plans.ts";

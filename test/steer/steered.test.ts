@@ -2,7 +2,7 @@
 // and what it tells of those that fail.
 import { Webhook } from "standardwebhooks";
 import t from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { type Received, type Receiver, startReceiver } from "../support/receiver.ts";
 import { createWebhook, publish } from "../support/scene.ts";

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { root } from "../../src/config.ts";
-import { connect } from "../../src/database/calls.ts";
+import { connect } from "../../src/database/connect.ts";
 import { startTemporaryPostgres } from "../../src/database/embedded_postgres.ts";
 import { migrate } from "../../src/migrate.ts";
 

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import type { Test } from "tap";
 import type { Cluster } from "../../src/database/embedded_postgres.ts";
-import { connect, type Sql } from "../../src/database/calls.ts";
+import { connect, type Sql } from "../../src/database/connect.ts";
 import { databaseOf, startTestCluster, TEMPLATE } from "./cluster.ts";
 import type { Scope } from "./scope.ts";
 

@@ -1,4 +1,4 @@
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 
 /** What somebody with few rights has planted for functions that run with more. */
 export interface Trap {

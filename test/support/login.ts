@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import type { Test } from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import type { TestDatabase } from "./database.ts";
 
 /** A role that can log in, and nothing else but what its membership gives. */

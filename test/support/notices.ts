@@ -1,6 +1,6 @@
 import postgres from "postgres";
 import type { Test } from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 
 /** A session that keeps what the server says beside its results. */
 export interface NoticeSession {

@@ -1,4 +1,4 @@
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 
 /**
  * The tables, graphile-worker's among them, of which this session's open transaction has read thousands of rows,

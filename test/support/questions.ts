@@ -1,4 +1,4 @@
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 
 /** A question to one of the views, as an operator asks it. */
 export interface Question {

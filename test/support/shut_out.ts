@@ -1,5 +1,5 @@
 import type { Test } from "tap";
-import { connect } from "../../src/database/calls.ts";
+import { connect } from "../../src/database/connect.ts";
 import { databaseOf } from "./cluster.ts";
 import type { TestDatabase } from "./database.ts";
 

@@ -1,4 +1,4 @@
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { until } from "./until.ts";
 
 /** The process id of a session's backend; for a session of one connection. */

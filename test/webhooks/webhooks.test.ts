@@ -1,7 +1,7 @@
 import postgres from "postgres";
 import { Webhook } from "standardwebhooks";
 import t from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { CLOSED_URLS } from "../support/closed_urls.ts";
 import { testDatabase } from "../support/database.ts";
 import { type AnySql, type Arguments, named } from "../support/named.ts";

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { emptyDatabase, testDatabase } from "../support/database.ts";
 import { startProcess } from "../support/process.ts";
 import { startReceiver } from "../support/receiver.ts";
@@ -390,6 +390,27 @@ void t.test("a fan-out that loses its connection takes a seat again, under load"
   }
   over = true;
   await publishing;
+});
+
+void t.test("a worker that freezes as it fans out keeps nobody from NOTIFY", async (t) => {
+  const { url, sql } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  await createWebhook(sql, { url: receiver.url() });
+  const frozen = await startWorkerProcess(t, url, { args: ["--crontab", "/dev/null"] });
+  await asleep(sql);
+  await publish(sql);
+  const isAwake = async () => {
+    const [row] = await sql<[{ asleep: boolean }]>`
+      select webhookpub.fan_out_is_asleep() as asleep`;
+    return !row.asleep;
+  };
+  await until(isAwake, "a fan-out");
+  frozen.kill("SIGSTOP");
+  t.ok(await isAwake(), "it froze in its seat");
+  await asleep(sql);
+  frozen.kill("SIGCONT");
+  await publish(sql);
+  await delivered(sql, 2);
 });
 
 void t.test("a worker delivers whatever isolation the database has by default", async (t) => {

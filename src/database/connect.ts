@@ -1,0 +1,116 @@
+import { createConnection, type Socket } from "node:net";
+import postgres from "postgres";
+
+/** Connections to PostgreSQL. */
+export type Sql = postgres.Sql<{ timestamp: string }>;
+
+/**
+ * What text means in our sessions, whatever the server, the database or the role say, and how
+ * long the server keeps one whose client is gone: about as long as a request's lease.
+ */
+const SESSION = {
+  application_name: "webhookpub",
+  // Leases and fan-outs must see what others did.
+  default_transaction_isolation: "read committed",
+  search_path: "public, pg_temp",
+  datestyle: "ISO, MDY",
+  intervalstyle: "postgres",
+  timezone: "UTC",
+  standard_conforming_strings: "on",
+  array_nulls: "on",
+  transform_null_equals: "off",
+  extra_float_digits: "1",
+  bytea_output: "hex",
+  tcp_keepalives_idle: "10",
+  tcp_keepalives_interval: "5",
+  tcp_keepalives_count: "3",
+  tcp_user_timeout: "25000",
+} as const;
+
+/** A session waits this long for somebody else's lock; whatever it wanted is tried again. */
+const LOCK_MS = 5000;
+const KEEP_ALIVE_MS = 10_000;
+const CONNECT_S = 10;
+
+interface ConnectOptions {
+  /** Connections at most. */
+  readonly max: number;
+  /**
+   * How long the server works on a statement, in milliseconds. With it go limits for waiting:
+   * such a session holds up nobody, whatever becomes of this process.
+   */
+  readonly statementMs?: number;
+  /** For a connection that listens: called for every notification. */
+  readonly onnotify?: (channel: string) => void;
+  /** Called for what the server says beside its results. */
+  readonly onnotice?: (notice: postgres.Notice) => void;
+  /** Called when a connection has ended. */
+  readonly onclose?: () => void;
+  /** How long a connection may live, in seconds; null: for ever, as one must that holds locks. */
+  readonly max_lifetime?: null;
+  /** After how many seconds without a query a connection is closed. */
+  readonly idle_timeout?: number;
+}
+
+/** Connections, and the end of all of them at once. */
+export interface Connections {
+  readonly sql: Sql;
+  /** Cuts them off, whether the other side hears of it or not. */
+  destroy(): void;
+}
+
+/** Connects to PostgreSQL; nothing is sent before the first query. */
+export function connect(url: string | undefined, options: ConnectOptions): Sql {
+  return open(url, options).sql;
+}
+
+/** The same, for who may have to cut them off. */
+export function open(
+  url: string | undefined,
+  { statementMs, ...options }: ConnectOptions,
+): Connections {
+  const sockets = new Set<Socket>();
+  let attempts = 0;
+  const limits =
+    statementMs === undefined
+      ? {}
+      : {
+          statement_timeout: statementMs,
+          lock_timeout: LOCK_MS,
+          idle_in_transaction_session_timeout: statementMs,
+        };
+  const sql = postgres(url ?? "", {
+    onnotice: () => {},
+    ...options,
+    connect_timeout: CONNECT_S,
+    keep_alive: null,
+    // Not in its types. Ours, for the client only ever says goodbye to one: it would wait for an
+    // answer as long as TCP does, a quarter of an hour.
+    socket: ({ path, host, port }: { path: string | false; host: string[]; port: number[] }) => {
+      for (const socket of sockets) if (socket.destroyed) sockets.delete(socket);
+      const n = attempts++ % host.length;
+      const keepAlive = { keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_MS, noDelay: true };
+      const socket = path
+        ? createConnection({ path })
+        : createConnection({ host: host[n], port: port[n] ?? 5432, ...keepAlive });
+      sockets.add(socket);
+      // It reads the name that a certificate has to bear from here.
+      return Object.assign(socket, { host: host[n], port: port[n] });
+    },
+    connection: { ...SESSION, ...limits },
+    types: {
+      timestamp: {
+        to: 1184,
+        from: [1082, 1114, 1184],
+        serialize: (value: string) => value,
+        parse: (value: string) => value,
+      },
+    },
+  } as postgres.Options<{ timestamp: postgres.PostgresType<string> }>);
+  return {
+    sql,
+    destroy: () => {
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}
