@@ -28,6 +28,8 @@ interface Place {
  * @throws WebhookpubError WH030 when another runs in this folder, which it does not touch.
  */
 export async function startHere(): Promise<number> {
+  // What is wrong there is said before anything is touched.
+  processSettings();
   const stopped = new Promise<string>((resolve) => {
     for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => resolve(signal));
   });
