@@ -1,5 +1,5 @@
 --! Previous: sha1:1543e6b2071ae5863bbe0abed1aa762ff6b7f7c3
---! Hash: sha1:ee4fa786ec3c24fa4a041f84a7d8a2e7b59a51d5
+--! Hash: sha1:65d326794932a6497f58115423ba6d6822199c2b
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1639,7 +1639,9 @@ comment on function webhookpub.delivery_id (timestamptz) is
 -- Called by  a worker that heard of events, on a connection of its own.
 -- Locks      one of two seats, so that a stopped process can hold up only one of them,
 --            and the shared lock by which publishers know that somebody is awake. Both
---            are held by the session until webhookpub.leave_fan_out.
+--            are held by the session until webhookpub.leave_fan_out, or until its client has
+--            asked nothing for 10 s: one that is frozen, or lost its host, must not keep
+--            publishers from waking others.
 -- Returns    false when both seats are taken: then there is nothing to do.
 
 create or replace function webhookpub.enter_fan_out ()
@@ -1651,6 +1653,7 @@ begin
   if pg_catalog.pg_try_advisory_lock(2003006832, 2)
     or pg_catalog.pg_try_advisory_lock(2003006832, 3)
   then
+    perform pg_catalog.set_config('idle_session_timeout', '10s', false);
     perform pg_catalog.pg_advisory_lock_shared(2003006832, 1);
     return true;
   end if;
@@ -1918,7 +1921,8 @@ create or replace function webhookpub.leave_fan_out ()
   language sql
   volatile
 as $$
-  select pg_catalog.pg_advisory_unlock_all();
+  select pg_catalog.pg_advisory_unlock_all(),
+    pg_catalog.set_config('idle_session_timeout', '0', false);
 $$;
 
 comment on function webhookpub.leave_fan_out () is

@@ -1,6 +1,10 @@
 import t from "tap";
 import { answerTo } from "../../src/deliver/answer.ts";
-import { leaseDeliveries, maintain as maintainOnce, recordAttempts } from "../../src/database/calls.ts";
+import {
+  leaseDeliveries,
+  maintain as maintainOnce,
+  recordAttempts,
+} from "../../src/database/calls.ts";
 import type { Sql } from "../../src/database/connect.ts";
 import { maintainUntilDone } from "../../src/maintain.ts";
 import { testDatabase } from "../support/database.ts";
