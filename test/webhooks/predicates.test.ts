@@ -1,5 +1,5 @@
 import t, { type Test } from "tap";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { randomFrom } from "../support/random.ts";
 import { refused } from "../support/refused.ts";
