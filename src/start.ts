@@ -25,9 +25,10 @@ interface Place {
  * Migrates the database of DATABASE_URL, or an embedded one in this folder, and runs a worker
  * until a signal comes; resolves to the exit code.
  *
+ * @param migrating false: it is as new as it has to be, or the worker does not start
  * @throws WebhookpubError WH030 when another runs in this folder, which it does not touch.
  */
-export async function startHere(): Promise<number> {
+export async function startHere({ migrating }: { migrating: boolean }): Promise<number> {
   // What is wrong there is said before anything is touched.
   processSettings();
   const stopped = new Promise<string>((resolve) => {
@@ -37,7 +38,7 @@ export async function startHere(): Promise<number> {
   const place = url ? { url, release: async () => {} } : await embedded();
   try {
     say(`psql "${withoutPassword(place.url)}"`);
-    await migrate(place.url, say);
+    if (migrating) await migrate(place.url, say);
     return await work(place.url, stopped);
   } finally {
     await place.release();

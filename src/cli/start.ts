@@ -1,5 +1,5 @@
 import { startHere } from "../start.ts";
-import { command } from "./command.ts";
+import { command, toggle } from "./command.ts";
 
 export const start = command({
   name: "start",
@@ -9,6 +9,6 @@ export const start = command({
   WEBHOOKPUB_MAX_IN_FLIGHT  requests under way at once (1000)
   WEBHOOKPUB_LOG            text or json (text)
   WEBHOOKPUB_PORT           port, or address:port, of /healthz, /readyz and /metrics (none)`,
-  flags: {},
-  run: startHere,
+  flags: { "no-migrate": toggle("only runs a worker, as a role that owns nothing") },
+  run: (flags) => startHere({ migrating: !flags["no-migrate"] }),
 });
