@@ -67,6 +67,7 @@ export const psql: Language = {
 };
 
 const python = ".venv/bin/python";
+const classPath = "target/classes:target/dependency/*";
 
 export const languages: readonly Language[] = [
   psql,
@@ -97,5 +98,59 @@ export const languages: readonly Language[] = [
     publishers: publishers("python", ".py", [python]),
     receiver: [[python, "receive.py"]],
     stripeReceiver: [[python, "receive_stripe.py"]],
+  },
+  {
+    name: "go",
+    folder: join(examples, "go"),
+    needs: [{ try: ["go", "version"], what: "go" }],
+    build: [["go", "build", "-o", "target/", "./publish", "./receive"]],
+    publishers: { pgx: ["target/publish"] },
+    receiver: [["target/receive"]],
+  },
+  {
+    name: "rust",
+    folder: join(examples, "rust"),
+    needs: [version("cargo")],
+    build: [["cargo", "build", "--locked", "--quiet"]],
+    publishers: { sqlx: ["target/debug/publish"] },
+    receiver: [["target/debug/receive"]],
+  },
+  {
+    name: "java",
+    folder: join(examples, "java"),
+    needs: [version("javac"), version("mvn")],
+    build: [
+      [
+        ...["mvn", "--batch-mode", "--quiet", "compile", "dependency:copy-dependencies"],
+        "-DincludeScope=runtime",
+      ],
+    ],
+    publishers: { jdbc: ["java", "-cp", classPath, "example.Publish"] },
+    receiver: [["java", "-cp", classPath, "example.Receive"]],
+  },
+  {
+    name: "ruby",
+    folder: join(examples, "ruby"),
+    needs: [
+      version("ruby"),
+      { try: ["ruby", "-e", 'require "pg"; require "webrick"'], what: "gem pg or webrick" },
+    ],
+    build: [],
+    publishers: { pg: ["ruby", "publish.rb"] },
+    receiver: [["ruby", "receive.rb"]],
+  },
+  {
+    name: "php",
+    folder: join(examples, "php"),
+    needs: [
+      version("php"),
+      { try: ["php", "-r", 'exit(extension_loaded("pdo_pgsql") ? 0 : 1);'], what: "pdo_pgsql" },
+    ],
+    build: [],
+    publishers: { pdo: ["php", "publish.php"] },
+    receiver: [
+      ["sh", "-c", 'exec php -S "127.0.0.1:$PORT" receive.php'],
+      ["php", "work.php"],
+    ],
   },
 ];
