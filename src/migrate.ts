@@ -5,6 +5,8 @@ import { pathToFileURL } from "node:url";
 import { Logger as MigrateLogger, migrate as runCommitted } from "graphile-migrate";
 import { Logger as WorkerLogger, runMigrations } from "graphile-worker";
 import { connect, type Sql } from "./database/connect.ts";
+import { pgUrl } from "./database/dial.ts";
+import { refuseTransactionPooler } from "./database/pooler.ts";
 import { WebhookpubError } from "./errors.ts";
 import { databaseUrl, root } from "./config.ts";
 
@@ -23,6 +25,7 @@ export async function migrate(
   url: string,
   log: (line: string) => void = console.log,
 ): Promise<void> {
+  await refuseTransactionPooler(url);
   const sql = connect(url, {
     max: 1,
     onnotice: (notice) => {
@@ -39,13 +42,12 @@ export async function migrate(
     const quiet = () => (level: string, message: string) => {
       if (level === "error" || level === "warning") console.error(message);
     };
-    await runMigrations({ connectionString: url, logger: new WorkerLogger(quiet) });
-    const named = new URL(url);
-    named.searchParams.set("application_name", APPLICATION_NAME);
+    const connectionString = pgUrl(url, APPLICATION_NAME);
+    await runMigrations({ connectionString, logger: new WorkerLogger(quiet) });
     const gmrc = JSON.parse(await readFile(join(root, ".gmrc"), "utf8")) as object;
     await runCommitted({
       ...gmrc,
-      connectionString: named.href,
+      connectionString,
       migrationsFolder: join(root, "migrations"),
       logger: new MigrateLogger(quiet),
     });

@@ -3,6 +3,7 @@ import type { Logger, TaskList } from "graphile-worker";
 import webhookDeliver from "../tasks/webhook_deliver.ts";
 import webhookFanOut from "../tasks/webhook_fan_out.ts";
 import webhookMaintain from "../tasks/webhook_maintain.ts";
+import { pgUrl } from "./database/dial.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
 import type { Log } from "./log.ts";
 import { endWithParent } from "./orphan.ts";
@@ -94,6 +95,14 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
       },
     },
     middleware: {
+      init(next, { ctx }) {
+        const { worker } = ctx.resolvedPreset;
+        // graphile-worker's pool reads it as ours do.
+        if (worker.connectionString !== undefined || process.env["PGDATABASE"]) {
+          Object.assign(worker, { connectionString: pgUrl(worker.connectionString ?? "") });
+        }
+        return next();
+      },
       async poolGracefulShutdown(next, { ctx, workerPool }) {
         // A pool that ends because it lost its database says nothing of it: a supervisor has
         // to see that.

@@ -4,6 +4,7 @@ import { processSettings, root } from "./config.ts";
 import { type Cluster, startPostgres } from "./database/embedded_postgres.ts";
 import { takeFolder } from "./database/calls.ts";
 import { connect, type Sql } from "./database/connect.ts";
+import { targetOf, tryOut } from "./database/dial.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
 import { makeLogger } from "./log.ts";
 import "./memory.ts";
@@ -46,6 +47,7 @@ export async function startHere({ migrating }: { migrating: boolean }): Promise<
 }
 
 async function work(url: string, stopped: Promise<string>): Promise<number> {
+  await tryOut(url);
   const runner = await run({
     preset: { extends: [preset], worker: { connectionString: url } },
     taskDirectory: join(import.meta.dirname, "..", "tasks"),
@@ -89,8 +91,9 @@ async function letGo(sql: Sql, cluster: Cluster): Promise<void> {
   await cluster.stop();
 }
 
+/** The connection string for psql; it asks for the password, or knows it. */
 function withoutPassword(text: string): string {
-  const url = new URL(text);
-  url.password = "";
-  return url.href;
+  const { password } = targetOf(text);
+  const hidden = [`:${encodeURIComponent(password)}@`, `password=${password}`];
+  return password === "" ? text : text.replace(hidden[0] ?? "", "@").replace(hidden[1] ?? "", "");
 }

@@ -7,6 +7,7 @@ import { messageOf, WebhookpubError } from "./errors.ts";
 import { fanOutUntilIdle } from "./fan_out.ts";
 import type { Log } from "./log.ts";
 import { maintainUntilDone } from "./maintain.ts";
+import { refuseTransactionPooler } from "./database/pooler.ts";
 import { version } from "./version.ts";
 import { type Health, serveHealth } from "./health.ts";
 import { makeVitals, type Vitals } from "./vitals.ts";
@@ -48,7 +49,8 @@ export function worker(): Promise<Worker> {
  *
  * @param url connection string; undefined: the PG* variables
  * @param onTick called once a second, while the database answers
- * @throws WebhookpubError WH030 when the schema is missing or of another version.
+ * @throws WebhookpubError WH030 when the schema is missing or of another version; WH033 behind a
+ *   pooler in transaction mode.
  */
 export function startWorker(
   url: string | undefined,
@@ -61,6 +63,7 @@ export function startWorker(
 
 async function start(url: string | undefined, log: Log, onTick: () => void): Promise<Worker> {
   const settings = processSettings();
+  await refuseTransactionPooler(url);
   const hurry = new AbortController();
   const vitals = makeVitals(log, settings.WEBHOOKPUB_MAX_IN_FLIGHT);
   const limits = { statementMs: BATCH_MS, hurry: hurry.signal };

@@ -1,5 +1,6 @@
-import { createConnection, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import postgres from "postgres";
+import { postgresOptions, targetOf } from "./dial.ts";
 
 /** Connections to PostgreSQL. */
 export type Sql = postgres.Sql<{ timestamp: string }>;
@@ -29,8 +30,6 @@ const SESSION = {
 
 /** A session waits this long for somebody else's lock; whatever it wanted is tried again. */
 const LOCK_MS = 5000;
-const KEEP_ALIVE_MS = 10_000;
-const CONNECT_S = 10;
 
 interface ConnectOptions {
   /** Connections at most. */
@@ -70,34 +69,24 @@ export function open(
   { statementMs, ...options }: ConnectOptions,
 ): Connections {
   const sockets = new Set<Socket>();
-  let attempts = 0;
   const limits =
     statementMs === undefined
       ? {}
       : {
-          statement_timeout: statementMs,
-          lock_timeout: LOCK_MS,
-          idle_in_transaction_session_timeout: statementMs,
+          statement_timeout: String(statementMs),
+          lock_timeout: String(LOCK_MS),
+          idle_in_transaction_session_timeout: String(statementMs),
         };
-  const sql = postgres(url ?? "", {
+  const onSocket = (socket: Socket) => {
+    for (const one of sockets) if (one.destroyed) sockets.delete(one);
+    sockets.add(socket);
+  };
+  const sql = postgres({
+    // The client only ever says goodbye to a socket: it would wait for an answer as long as TCP
+    // does, a quarter of an hour.
+    ...postgresOptions(targetOf(url ?? ""), { ...SESSION, ...limits }, onSocket),
     onnotice: () => {},
     ...options,
-    connect_timeout: CONNECT_S,
-    keep_alive: null,
-    // Not in its types. Ours, for the client only ever says goodbye to one: it would wait for an
-    // answer as long as TCP does, a quarter of an hour.
-    socket: ({ path, host, port }: { path: string | false; host: string[]; port: number[] }) => {
-      for (const socket of sockets) if (socket.destroyed) sockets.delete(socket);
-      const n = attempts++ % host.length;
-      const keepAlive = { keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_MS, noDelay: true };
-      const socket = path
-        ? createConnection({ path })
-        : createConnection({ host: host[n], port: port[n] ?? 5432, ...keepAlive });
-      sockets.add(socket);
-      // It reads the name that a certificate has to bear from here.
-      return Object.assign(socket, { host: host[n], port: port[n] });
-    },
-    connection: { ...SESSION, ...limits },
     types: {
       timestamp: {
         to: 1184,
@@ -106,7 +95,7 @@ export function open(
         parse: (value: string) => value,
       },
     },
-  } as postgres.Options<{ timestamp: postgres.PostgresType<string> }>);
+  } as unknown as postgres.Options<{ timestamp: postgres.PostgresType<string> }>);
   return {
     sql,
     destroy: () => {

@@ -244,7 +244,7 @@ void t.test("statement_timeout ends records that wait for a lock", async (t) => 
   await lock`begin`;
   await lock`lock table webhookpub.attempts in share mode`;
   const url = new URL(world.url);
-  url.searchParams.set("statement_timeout", "300");
+  url.searchParams.set("options", "-c statement_timeout=300");
   const worker = await startWorkerProcess(t, url.href);
   await world.publish(50);
   await until(() => worker.output().split("statement timeout").length > 4, "errors");
