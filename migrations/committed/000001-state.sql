@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:1543e6b2071ae5863bbe0abed1aa762ff6b7f7c3
+--! Hash: sha1:d3a5e697f103158709a528abe6a1965fe75b39ee
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -79,7 +79,8 @@ create table webhookpub.settings (
   auto_disable_min_failures integer not null default 10,
   event_types text[] collate "C" not null default '{}',
   constraint settings_have_one_row check (one_row),
-  constraint settings_max_payload_bytes_is_positive check (max_payload_bytes > 0),
+  constraint settings_max_payload_bytes_is_up_to_16_mib
+    check (max_payload_bytes between 1 and 16777216),
   constraint settings_max_webhooks_per_user_is_positive
     check (max_webhooks_per_user > 0),
   constraint settings_request_timeout_is_up_to_30_s
@@ -358,6 +359,7 @@ create table webhookpub.events (
   message_id text collate "C",
   envelope text,
   status webhookpub.event_status not null default 'pending',
+  pending_user_id text collate "C",
   matched_webhook_ids text[] collate "C",
   attempts integer not null default 0,
   last_error text,
@@ -370,7 +372,9 @@ create table webhookpub.events (
   autovacuum_vacuum_insert_scale_factor = 0.1,
   autovacuum_analyze_scale_factor = 0.05
 );
-create index events_by_status on webhookpub.events (status, expires_at);
+-- By it a fan-out goes from one user with pending events to the next; upkeep goes by time, for
+-- what is not pending has no user in it.
+create index events_by_status on webhookpub.events (status, pending_user_id, expires_at);
 -- For whom row-level security counts, the planner may not look into the statistics of an
 -- enum, and takes every status for as frequent as any other. Few events are pending.
 alter table webhookpub.events alter column status set (n_distinct = 1000);
@@ -381,6 +385,8 @@ comment on column webhookpub.events.envelope is
   'Its bytes, until fan-out moves them to webhookpub.envelopes.';
 comment on column webhookpub.events.id is
   'evt_ and 32 hex digits, or what the publisher gave.';
+comment on column webhookpub.events.pending_user_id is
+  'Its user, while it is pending.';
 comment on column webhookpub.events.status is
   'pending until fan-out; then processed (deliveries exist) or no_match.';
 comment on column webhookpub.events.matched_webhook_ids is

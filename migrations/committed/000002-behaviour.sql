@@ -1,5 +1,5 @@
---! Previous: sha1:1543e6b2071ae5863bbe0abed1aa762ff6b7f7c3
---! Hash: sha1:65d326794932a6497f58115423ba6d6822199c2b
+--! Previous: sha1:d3a5e697f103158709a528abe6a1965fe75b39ee
+--! Hash: sha1:cdeb641da90ec9009977e35b3d5a371333d013c4
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1530,10 +1530,10 @@ begin
   );
 
   insert into webhookpub.events
-    (id, user_id, type, agent_id, conversation_id, labels, message_id, envelope, created_at,
-     expires_at)
+    (id, user_id, pending_user_id, type, agent_id, conversation_id, labels, message_id, envelope,
+     created_at, expires_at)
   select
-    v_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
+    v_id, webhook_publish_tx.user_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
     webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
     coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id, v_envelope,
     v_at, v_at + s.event_retention
@@ -1590,10 +1590,15 @@ comment on function public.webhook_publish_tx
 -- one webhook's filter must not stop the fan-out for others.
 --
 -- Called by  webhookpub.unmatched_clause, for webhooks that filter by data.
+-- Raises     WH023 when the time for the whole event, or batch, is over.
+--
+-- Each predicate is cheap (webhookpub.predicate_fault), but there may be many. Its result goes by
+-- the data alone, so it is immutable; the clock only ends it.
 
 create or replace function webhookpub.data_holds (
   p_data jsonb,
-  p_predicate jsonpath
+  p_predicate jsonpath,
+  p_until timestamptz
 )
   returns boolean
   language plpgsql
@@ -1601,14 +1606,25 @@ create or replace function webhookpub.data_holds (
   parallel restricted
 as $$
 begin
-  return coalesce(p_data operator(pg_catalog.@@) p_predicate, false);
-exception when others then
-  return false;
+  if pg_catalog.clock_timestamp() > p_until then
+    raise exception using
+      errcode = 'WH023',
+      message = 'matching takes too long: filters by data of this user''s webhooks, on this data',
+      hint = 'It is tried again with more time. Fewer filters by data, or less data, take less.';
+  end if;
+  begin
+    return coalesce(p_data operator(pg_catalog.@@) p_predicate, false);
+  exception
+    when insufficient_resources then
+      raise; -- The server's fault, not the filter's.
+    when others then
+      return false;
+  end;
 end;
 $$;
 
-comment on function webhookpub.data_holds (jsonb, jsonpath) is
-  'Whether a jsonpath predicate is true of the data; unknown or an error is false.';
+comment on function webhookpub.data_holds (jsonb, jsonpath, timestamptz) is
+  'Whether a jsonpath predicate is true of the data; unknown or an error is false. Raises WH023 after p_until.';
 --! EndIncluded 2_fan_out/data_holds.sql
 --! Included 2_fan_out/delivery_id.sql
 -- Makes the id of a delivery: time first, so that ids are in the order of creation.
@@ -1664,6 +1680,107 @@ $$;
 comment on function webhookpub.enter_fan_out () is
   'Takes a seat as an awake fan-out, for this session; false when all seats are taken.';
 --! EndIncluded 2_fan_out/enter_fan_out.sql
+--! Included 2_fan_out/events_by_turn.sql
+-- Finds pending events of many users, when one user's may fill a batch, and locks them.
+--
+-- Called by  webhookpub.next_events.
+-- Locks      the events, skipping those that another fan-out has.
+-- Returns    where they are: the oldest of each of up to p_limit users, or some of each, if
+--            users are fewer.
+--
+-- The index leads from one user to the next, however many events one of them has. Whoever comes
+-- next after the last one is next in the following batch: the session keeps that.
+
+create or replace function webhookpub.events_by_turn (
+  p_limit integer,
+  p_now timestamptz
+)
+  returns tid[]
+  language plpgsql
+  volatile
+as $$
+declare
+  v_after constant text := coalesce(current_setting('webhookpub.turn', true), '');
+  v_users text[];
+begin
+  with recursive pending (user_id) as (
+    select v_after collate "C"
+    union all
+    select (
+      select e.pending_user_id
+      from webhookpub.events as e
+      where e.status = 'pending' and e.pending_user_id > p.user_id
+      order by e.status, e.pending_user_id
+      limit 1
+    )
+    from pending as p
+    where p.user_id is not null
+  )
+  select array_agg(u.user_id) into v_users
+  from (select p.user_id from pending as p offset 1 limit p_limit) as u
+  where u.user_id is not null;
+  perform set_config(
+    'webhookpub.turn',
+    case when cardinality(v_users) = p_limit then v_users[p_limit] else '' end,
+    false
+  );
+  return array(
+    select h.at
+    from unnest(v_users) as u (user_id)
+    cross join lateral (
+      select e.ctid as at
+      from webhookpub.events as e
+      where e.status = 'pending'
+        and e.pending_user_id = u.user_id
+        and (e.retry_at is null or e.retry_at <= p_now)
+      order by e.status, e.pending_user_id, e.expires_at
+      limit greatest(p_limit / cardinality(v_users), 1)
+      for update skip locked
+    ) as h
+  );
+end;
+$$;
+
+comment on function webhookpub.events_by_turn (integer, timestamptz) is
+  'Locks the oldest pending events of the users whose turn it is; returns where they are.';
+--! EndIncluded 2_fan_out/events_by_turn.sql
+--! Included 2_fan_out/fail_events.sql
+-- Keeps the error of events that could not be fanned out.
+--
+-- Called by  webhookpub.fan_out_batch.
+-- Locks      the events, skipping those that another fan-out has meanwhile.
+--
+-- One that failed by itself waits, longer each time. Of several nobody knows whose fault it
+-- was: they are tried again at once, each by itself.
+
+create or replace function webhookpub.fail_events (
+  p_ids text[],
+  p_error text
+)
+  returns void
+  language sql
+  volatile
+as $$
+  update webhookpub.events as e
+  set
+    attempts = e.attempts + 1,
+    last_error = p_error,
+    retry_at = case
+      when cardinality(p_ids) = 1 then clock_timestamp()
+        + least(interval '1 second' * 2 ^ least(e.attempts, 20), interval '1 hour')
+    end
+  from (
+    select e.id
+    from webhookpub.events as e
+    where e.id = any (p_ids) and e.status = 'pending'
+    for update skip locked
+  ) as f
+  where e.id = f.id;
+$$;
+
+comment on function webhookpub.fail_events (text[], text) is
+  'Keeps the error of pending events; one alone then waits, for a second and twice as long each time, up to an hour.';
+--! EndIncluded 2_fan_out/fail_events.sql
 --! Included 2_fan_out/fan_out.sql
 -- One tick: turns pending events into deliveries, and adds a job for each webhook with work.
 --
@@ -1711,7 +1828,9 @@ comment on function webhookpub.fan_out (integer) is
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
 --
 -- A batch is all or nothing. If it fails, its events go one by one; a culprit keeps its
--- error and waits, longer each time, while the others go on. It is never given up.
+-- error and waits, longer each time, while the others go on. It is never given up. If its time is
+-- up (statement_timeout), nothing more is begun, and its events go one by one in the calls that
+-- follow. Whoever cancels it before ends the call.
 
 create or replace function webhookpub.fan_out_batch (
   p_limit integer default 500,
@@ -1730,11 +1849,15 @@ create or replace function webhookpub.fan_out_batch (
 as $$
 declare
   v_events webhookpub.events[];
-  v_event webhookpub.events;
   v_done record;
 begin
   event_count := 0;
   delivery_count := 0;
+  perform set_config(
+    'webhookpub.heavy_is_next',
+    case current_setting('webhookpub.heavy_is_next', true) when 'on' then 'off' else 'on' end,
+    false
+  );
 
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
@@ -1746,35 +1869,27 @@ begin
       event_count := cardinality(v_events);
       delivery_count := v_done.delivery_count;
     end if;
-  exception when others then
-    if v_events is null then
-      raise; -- No event's fault: none was taken.
-    end if;
-    foreach v_event in array v_events loop
-      begin
-        select array_agg(p.event) into v_events
-        from (
-          select e as event
-          from webhookpub.events as e
-          where e.id = v_event.id and e.status = 'pending'
-          for update skip locked
-        ) as p;
-        continue when v_events is null;
-        v_done := webhookpub.fan_out_events(v_events);
-        webhook_ids := webhook_ids || v_done.webhook_ids;
-        event_count := event_count + 1;
-        delivery_count := delivery_count + v_done.delivery_count;
-      exception when others then
-        update webhookpub.events as e
-        set
-          attempts = e.attempts + 1,
-          last_error = format('%s (%s)', sqlerrm, sqlstate),
-          retry_at = clock_timestamp()
-            + least(interval '1 second' * 2 ^ least(e.attempts, 20), interval '1 hour')
-        where e.id = v_event.id and e.status = 'pending';
-      end;
-    end loop;
+  exception
+    when query_canceled then
+      if v_events is null or not webhookpub.time_is_up() then
+        raise;
+      end if;
+      perform webhookpub.fail_events(
+        array(select e.id from unnest(v_events) as e), format('%s (%s)', sqlerrm, sqlstate)
+      );
+    when others then
+      if v_events is null then
+        raise; -- No event's fault: none was taken.
+      end if;
+      v_done := webhookpub.fan_out_singly(array(select e.id from unnest(v_events) as e));
+      webhook_ids := v_done.webhook_ids;
+      event_count := v_done.event_count;
+      delivery_count := v_done.delivery_count;
   end;
+  if cardinality(v_events) = 1 then
+    -- Here, for an error takes back what was set before it.
+    perform set_config('webhookpub.heavy_turn', v_events[1].user_id, false);
+  end if;
   -- Whose they are, so that a worker can share fairly.
   if webhook_ids is not null then
     select array_agg(w.id), array_agg(w.user_id) into webhook_ids, user_ids
@@ -1795,6 +1910,7 @@ comment on function webhookpub.fan_out_batch (integer) is
 -- Locks      the events, which the caller has locked; a delivery that is there already is
 --            left alone.
 -- Returns    how many deliveries are new, and the webhooks that they are for.
+-- Raises     WH023 when matching takes too long.
 --
 -- A few events go by a plan that is kept, for planning takes longer than the rest. It may have
 -- been made when tables were small: so it looks up row by row, and never joins a whole table.
@@ -1813,6 +1929,12 @@ create or replace function webhookpub.fan_out_events (
   set enable_seqscan = off
   set jit = off
 as $$
+declare
+  -- To match in: two seconds, and for an event alone twice as much with each try.
+  v_until constant timestamptz := clock_timestamp() + interval '2 seconds' * case
+    when cardinality(p_events) = 1 then 2 ^ least(p_events[1].attempts, 4)
+    else 1
+  end;
 begin
   if cardinality(p_events) <= 20 then
     perform pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true);
@@ -1834,6 +1956,17 @@ begin
       cardinality(w.retry_schedule) + 1 as max_attempts
     from unnest(p_events) as e
     join event_type as t on t.name = e.type
+    -- Parsed once an event, and only for users with a webhook that filters by it.
+    left join lateral (
+      select coalesce(e.envelope, webhookpub.stored_envelope(e.id, e.created_at))::jsonb -> 'data'
+        as data
+      where exists (
+        select
+        from webhookpub.webhooks as w
+        where w.user_id = e.user_id and w.enabled and w.filter_data is not null
+      )
+      offset 0
+    ) as d on true
     -- User by user, by one look into the index; "offset 0" keeps the planner from joining.
     left join lateral (
       select w.id, w.retry_schedule
@@ -1843,11 +1976,8 @@ begin
           w,
           e,
           t.patterns,
-          -- Parsed only for webhooks that filter by it.
-          case when w.filter_data is not null
-            then coalesce(e.envelope, webhookpub.stored_envelope(e.id, e.created_at))::jsonb
-              -> 'data'
-          end
+          d.data,
+          v_until
         ) is null
       offset 0
     ) as w on true
@@ -1888,6 +2018,7 @@ begin
         case when m.webhook_ids is null then 'no_match' else 'processed' end
       )::webhookpub.event_status,
       matched_webhook_ids = coalesce(m.webhook_ids, '{}'),
+      pending_user_id = null,
       envelope = null,
       attempts = e.attempts + 1,
       retry_at = null,
@@ -1909,8 +2040,141 @@ end;
 $$;
 
 comment on function webhookpub.fan_out_events (webhookpub.events[]) is
-  'Matches events against their users'' webhooks, inserts the first deliveries and marks the events processed or no_match.';
+  'Matches events against their users'' webhooks, inserts the first deliveries and marks the events processed or no_match. Raises WH023 when that takes too long.';
 --! EndIncluded 2_fan_out/fan_out_events.sql
+--! Included 2_fan_out/fan_out_singly.sql
+-- Fans out the events of a batch that failed, one by one, until some seconds are over: what is
+-- left then is pending as before.
+--
+-- Called by  webhookpub.fan_out_batch.
+-- Locks      the events, skipping those that another fan-out has meanwhile.
+-- Returns    how many were fanned out, how many deliveries that made, and the webhooks that
+--            they are for.
+
+create or replace function webhookpub.fan_out_singly (
+  p_ids text[],
+  out event_count integer,
+  out delivery_count integer,
+  out webhook_ids text[]
+)
+  language plpgsql
+  volatile
+as $$
+declare
+  v_until constant timestamptz := clock_timestamp() + interval '3 seconds';
+  v_id text;
+  v_events webhookpub.events[];
+  v_done record;
+begin
+  event_count := 0;
+  delivery_count := 0;
+  foreach v_id in array p_ids loop
+    begin
+      select array_agg(p.event) into v_events
+      from (
+        select e as event
+        from webhookpub.events as e
+        where e.id = v_id and e.status = 'pending'
+        for update skip locked
+      ) as p;
+      continue when v_events is null;
+      v_done := webhookpub.fan_out_events(v_events);
+      webhook_ids := webhook_ids || v_done.webhook_ids;
+      event_count := event_count + 1;
+      delivery_count := delivery_count + v_done.delivery_count;
+    exception
+      when query_canceled then
+        if not webhookpub.time_is_up() then
+          raise;
+        end if;
+        perform webhookpub.fail_events(array[v_id], format('%s (%s)', sqlerrm, sqlstate));
+        exit;
+      when others then
+        perform webhookpub.fail_events(array[v_id], format('%s (%s)', sqlerrm, sqlstate));
+    end;
+    exit when clock_timestamp() > v_until or webhookpub.time_is_up(0.5);
+  end loop;
+end;
+$$;
+
+comment on function webhookpub.fan_out_singly (text[]) is
+  'Fans events out one by one; a culprit keeps its error and waits, while the others go on.';
+--! EndIncluded 2_fan_out/fan_out_singly.sql
+--! Included 2_fan_out/fit_batch.sql
+-- Chooses from events that are locked as many as one statement can do in a moment.
+--
+-- Called by  webhookpub.next_events.
+-- Returns    where they are: at least one, and no more than p_limit.
+--
+-- An event weighs as much as it may become: 1 for each webhook of its user, and 1 for each 16 KiB
+-- to be read, and again for each webhook that looks into them. Users take turns until 2,000 are
+-- together. What is heavy by itself, or has failed before, goes alone: every second batch is
+-- for such a one, if there are others, so that neither waits for all of the other. The session
+-- keeps whose turn it is.
+
+create or replace function webhookpub.fit_batch (
+  p_at tid[],
+  p_limit integer
+)
+  returns tid[]
+  language plpgsql
+  volatile
+as $$
+declare
+  v_is_heavys_turn constant boolean := current_setting('webhookpub.heavy_is_next', true) = 'on';
+  v_after constant text := coalesce(current_setting('webhookpub.heavy_turn', true), '');
+begin
+  return (
+    select array_agg(b.at order by b.n)
+    from (
+      select
+        w.at, w.is_heavy,
+        bool_or(w.is_heavy) over a and (v_is_heavys_turn or bool_and(w.is_heavy) over a) as heavy_goes,
+        sum(w.weight) over t as so_far,
+        row_number() over t as n
+      from (
+        select
+          e.ctid as at, e.id, e.user_id, e.expires_at, x.weight, y.is_heavy,
+          row_number() over (
+            partition by e.user_id, y.is_heavy order by e.expires_at, e.id
+          ) as turn
+        from webhookpub.events as e
+        join (
+          select u.user_id, w.count, w.readers
+          from (
+            select distinct e.user_id from webhookpub.events as e where e.ctid = any (p_at)
+          ) as u
+          cross join lateral (
+            select count(*) as count, count(w.filter_data) as readers
+            from webhookpub.webhooks as w
+            where w.user_id = u.user_id and w.enabled
+          ) as w
+          offset 0 -- Counted once a user.
+        ) as u on u.user_id = e.user_id
+        cross join lateral (
+          select u.count + coalesce(octet_length(e.envelope), 0) / 16384 * (1 + u.readers) as weight
+        ) as x
+        cross join lateral (
+          select e.last_error is not null or x.weight > 1000 as is_heavy
+        ) as y
+        where e.ctid = any (p_at)
+      ) as w
+      window a as (), t as (
+        partition by w.is_heavy
+        order by
+          w.turn, case when w.is_heavy then w.user_id <= v_after end,
+          case when w.is_heavy then w.user_id end, w.expires_at, w.id
+      )
+    ) as b
+    where b.is_heavy = b.heavy_goes
+      and case when b.is_heavy then b.n = 1 else b.so_far <= 2000 and b.n <= p_limit end
+  );
+end;
+$$;
+
+comment on function webhookpub.fit_batch (tid[], integer) is
+  'Which of these events go into one batch, by what each may become and by turns of users.';
+--! EndIncluded 2_fan_out/fit_batch.sql
 --! Included 2_fan_out/leave_fan_out.sql
 -- Gives the seat of an awake fan-out back.
 --
@@ -1929,19 +2193,13 @@ comment on function webhookpub.leave_fan_out () is
   'Gives back what webhookpub.enter_fan_out took.';
 --! EndIncluded 2_fan_out/leave_fan_out.sql
 --! Included 2_fan_out/next_events.sql
--- Picks the pending events that a batch takes, and locks them: the oldest, and while there are
--- more of them than that, up to a half of what is new of users who have none among them. So
--- one user's burst does not make another's event wait until all of it has been fanned out.
+-- Picks the pending events that a batch takes, and locks them. While more wait than a batch has
+-- room for, users take turns: each gets one in before anybody gets a second.
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
 -- Returns    them, or null.
 --
--- A batch is bounded by what it may become, too: each event counts for all webhooks of its
--- user. Users take turns until that is used up, those with few webhooks first; one event is
--- always taken. Now and then the oldest goes first, so that one that fills a batch by itself
--- does not wait for ever.
-
 create or replace function webhookpub.next_events (
   p_limit integer,
   out events webhookpub.events[]
@@ -1956,84 +2214,37 @@ create or replace function webhookpub.next_events (
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_most constant integer := 2000;
-  v_oldest_first constant boolean := random() < 0.1;
+  v_at tid[];
 begin
-  select array_agg(o.event) into events
+  -- Where they are: with the rows, PostgreSQL would read all their bytes.
+  select array_agg(p.at) into v_at
   from (
-    select e as event
+    select e.ctid as at
     from webhookpub.events as e
     where e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)
-    order by e.expires_at
+    order by e.status, e.pending_user_id, e.expires_at
     limit greatest(p_limit, 0)
     for update skip locked
-  ) as o;
-  if events is null or cardinality(events) = 1 then
-    return;
+  ) as p;
+  if cardinality(v_at) > 1 then
+    if cardinality(v_at) = p_limit then
+      v_at := v_at || webhookpub.events_by_turn(p_limit, v_now);
+    end if;
+    v_at := webhookpub.fit_batch(v_at, p_limit);
   end if;
-
-  if cardinality(events) = p_limit then
-    select (array_agg(o.event) || events)[: p_limit] into events
-    from (
-      select l.event
-      from (
-        select e.id, e.user_id
-        from webhookpub.events as e
-        where e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)
-        order by e.expires_at desc
-        limit p_limit
-      ) as n
-      -- One by one; "offset 0" keeps the planner from joining, "is true" from the index by
-      -- status.
-      cross join lateral (
-        select e as event
-        from webhookpub.events as e
-        where e.id = n.id
-          and (e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)) is true
-        for update skip locked
-        offset 0
-      ) as l
-      where n.user_id not in (select e.user_id from unnest(events) as e)
-      limit p_limit / 2
-    ) as o;
-  end if;
-
-  if v_most < (
-    select sum(u.count * (
-      select count(*) from webhookpub.webhooks as w where w.user_id = u.user_id
-    ))
-    from (select e.user_id, count(*) from unnest(events) as e group by e.user_id) as u
-  ) then
-    select array_agg(c.event) into events
-    from (
-      select
-        t.event,
-        sum(t.webhooks) over o as so_far,
-        row_number() over o as n
-      from (
-        select
-          e as event, e.id, e.expires_at, u.webhooks,
-          row_number() over (partition by e.user_id order by e.expires_at, e.id) as turn
-        from unnest(events) as e
-        join (
-          select u.user_id, (
-            select count(*) from webhookpub.webhooks as w where w.user_id = u.user_id
-          ) as webhooks
-          from (select distinct e.user_id from unnest(events) as e) as u
-          offset 0 -- Counted once a user.
-        ) as u on u.user_id = e.user_id
-      ) as t
-      window o as (
-        order by t.turn, case when not v_oldest_first then t.webhooks end, t.expires_at, t.id
-      )
-    ) as c
-    where c.so_far <= v_most or c.n = 1;
+  if v_at is not null then
+    select array_agg(l.event) into events
+    from unnest(v_at) as a (at)
+    -- One by one; "offset 0" keeps the planner from joining.
+    cross join lateral (
+      select e as event from webhookpub.events as e where e.ctid = a.at offset 0
+    ) as l;
   end if;
 end;
 $$;
 
 comment on function webhookpub.next_events (integer) is
-  'Locks up to p_limit pending events: the oldest, and some that are new of other users; not more than may become 2,000 deliveries, or one. Returns them.';
+  'Locks and returns up to p_limit pending events, of all users in turn, and not more than one statement can do in a moment.';
 --! EndIncluded 2_fan_out/next_events.sql
 --! Included 2_fan_out/stored_envelope.sql
 -- Finds the bytes of an event that has been fanned out.
@@ -2062,6 +2273,27 @@ $$;
 comment on function webhookpub.stored_envelope (text, timestamptz) is
   'The envelope of an event that was fanned out; p_created_at finds its partition.';
 --! EndIncluded 2_fan_out/stored_envelope.sql
+--! Included 2_fan_out/time_is_up.sql
+-- Says whether a statement has used up its time, when it was cancelled: if not, somebody wants
+-- it to end.
+--
+-- Called by  webhookpub.fan_out_batch, webhookpub.fan_out_singly.
+-- Returns    whether it has taken this part of statement_timeout; false if that is not set.
+--            Not all of it: it counts from the parsing of the statement, and that is not known.
+
+create or replace function webhookpub.time_is_up (
+  p_part double precision default 0.8
+)
+  returns boolean
+  language sql
+  volatile
+return current_setting('statement_timeout') <> '0'
+  and clock_timestamp() - statement_timestamp()
+    >= current_setting('statement_timeout')::interval * p_part;
+
+comment on function webhookpub.time_is_up (double precision) is
+  'Whether this statement has taken as long as statement_timeout lets it, or that part of it.';
+--! EndIncluded 2_fan_out/time_is_up.sql
 --! Included 2_fan_out/type_patterns.sql
 -- Lists every entry of webhooks.events that an event type satisfies.
 --
@@ -2105,12 +2337,14 @@ comment on function webhookpub.type_patterns (text) is
 -- Called by  webhookpub.fan_out_events, webhookpub.explain_event, per row: no pinned path,
 --            so that it is inlined. Names are qualified.
 -- Returns    the first clause that does not hold, or null when all do: a match.
+-- Raises     WH023, from p_until on.
 
 create or replace function webhookpub.unmatched_clause (
   p_webhook webhookpub.webhooks,
   p_event webhookpub.events,
   p_type_patterns text[],
-  p_data jsonb
+  p_data jsonb,
+  p_until timestamptz default null
 )
   returns text
   language sql
@@ -2143,14 +2377,14 @@ as $$
         else 'labels: none of the event''s is in the list'
       end
     when p_webhook.filter_data is not null
-      and not webhookpub.data_holds(p_data, p_webhook.filter_data)
+      and not webhookpub.data_holds(p_data, p_webhook.filter_data, p_until)
       then 'data: the predicate is not true'
   end;
 $$;
 
 comment on function webhookpub.unmatched_clause
-  (webhookpub.webhooks, webhookpub.events, text[], jsonb) is
-  'The first clause of a webhook that an event does not satisfy; null when it matches.';
+  (webhookpub.webhooks, webhookpub.events, text[], jsonb, timestamptz) is
+  'The first clause of a webhook that an event does not satisfy; null when it matches. Raises WH023 after p_until.';
 --! EndIncluded 2_fan_out/unmatched_clause.sql
 --! Included 3_deliver/due_deliveries.sql
 -- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
@@ -3560,8 +3794,10 @@ begin
     cross join lateral (
       select e.ctid
       from webhookpub.events as e
-      where e.status = s.status::webhookpub.event_status and e.expires_at <= p_now
-      order by e.expires_at
+      where e.status = s.status::webhookpub.event_status
+        and e.pending_user_id is null
+        and e.expires_at <= p_now
+      order by e.status, e.pending_user_id, e.expires_at
       limit p_limit
       for update skip locked
     ) as x
@@ -3956,13 +4192,7 @@ create or replace view webhookpub.backlog
 as
   select
     e.count as events_pending,
-    (
-      select statement_timestamp() - o.created_at
-      from webhookpub.events as o
-      where o.status = 'pending'
-      order by o.status, o.expires_at
-      limit 1
-    ) as oldest_event,
+    o.oldest_event,
     f.count as events_failing,
     case
       when p.count < 10000 then p.count
@@ -3982,18 +4212,48 @@ as
       select
       from webhookpub.events as e
       where e.status = 'pending'
-      order by e.status, e.expires_at
+      order by e.status, e.pending_user_id, e.expires_at
       limit 10000
     ) as w
   ) as e
+  cross join (
+    -- From one user to the next: each has its oldest event first.
+    with recursive pending (user_id) as (
+      (
+        select e.pending_user_id
+        from webhookpub.events as e
+        where e.status = 'pending'
+        order by e.status, e.pending_user_id
+        limit 1
+      )
+      union all
+      select (
+        select e.pending_user_id
+        from webhookpub.events as e
+        where e.status = 'pending' and e.pending_user_id > p.user_id
+        order by e.status, e.pending_user_id
+        limit 1
+      )
+      from pending as p
+      where p.user_id is not null
+    )
+    select statement_timestamp() - min(f.created_at) as oldest_event
+    from (select p.user_id from pending as p limit 10000) as p
+    cross join lateral (
+      select e.created_at
+      from webhookpub.events as e
+      where e.status = 'pending' and e.pending_user_id = p.user_id
+      order by e.status, e.pending_user_id, e.expires_at
+      limit 1
+    ) as f
+  ) as o
   cross join (
     select count(w.retry_at) as count
     from (
       select e.retry_at
       from webhookpub.events as e
       where e.status = 'pending'
-      -- They stay while others go: before long they are the first.
-      order by e.status, e.expires_at
+      order by e.status, e.pending_user_id, e.expires_at
       limit 1000
     ) as w
   ) as f
@@ -4050,7 +4310,7 @@ comment on column webhookpub.backlog.events_pending is
 comment on column webhookpub.backlog.oldest_event is
   'How long the first of them has waited; more than a few seconds: no fan-out runs, or it fails.';
 comment on column webhookpub.backlog.events_failing is
-  'Of the first 1,000 of them, those whose fan-out has failed and is tried again: event_log.last_error says why.';
+  'Of 1,000 of them, those whose fan-out has failed and is tried again: event_log.last_error says why.';
 comment on column webhookpub.backlog.deliveries_pending is
   'Deliveries that have not ended; above 10,000 an estimate, from the last vacuum or analyze.';
 comment on column webhookpub.backlog.deliveries_due is

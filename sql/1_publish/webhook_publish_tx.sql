@@ -54,10 +54,10 @@ begin
   );
 
   insert into webhookpub.events
-    (id, user_id, type, agent_id, conversation_id, labels, message_id, envelope, created_at,
-     expires_at)
+    (id, user_id, pending_user_id, type, agent_id, conversation_id, labels, message_id, envelope,
+     created_at, expires_at)
   select
-    v_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
+    v_id, webhook_publish_tx.user_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
     webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
     coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id, v_envelope,
     v_at, v_at + s.event_retention

@@ -9,7 +9,9 @@
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
 --
 -- A batch is all or nothing. If it fails, its events go one by one; a culprit keeps its
--- error and waits, longer each time, while the others go on. It is never given up.
+-- error and waits, longer each time, while the others go on. It is never given up. If its time is
+-- up (statement_timeout), nothing more is begun, and its events go one by one in the calls that
+-- follow. Whoever cancels it before ends the call.
 
 create or replace function webhookpub.fan_out_batch (
   p_limit integer default 500,
@@ -28,11 +30,15 @@ create or replace function webhookpub.fan_out_batch (
 as $$
 declare
   v_events webhookpub.events[];
-  v_event webhookpub.events;
   v_done record;
 begin
   event_count := 0;
   delivery_count := 0;
+  perform set_config(
+    'webhookpub.heavy_is_next',
+    case current_setting('webhookpub.heavy_is_next', true) when 'on' then 'off' else 'on' end,
+    false
+  );
 
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
@@ -44,35 +50,27 @@ begin
       event_count := cardinality(v_events);
       delivery_count := v_done.delivery_count;
     end if;
-  exception when others then
-    if v_events is null then
-      raise; -- No event's fault: none was taken.
-    end if;
-    foreach v_event in array v_events loop
-      begin
-        select array_agg(p.event) into v_events
-        from (
-          select e as event
-          from webhookpub.events as e
-          where e.id = v_event.id and e.status = 'pending'
-          for update skip locked
-        ) as p;
-        continue when v_events is null;
-        v_done := webhookpub.fan_out_events(v_events);
-        webhook_ids := webhook_ids || v_done.webhook_ids;
-        event_count := event_count + 1;
-        delivery_count := delivery_count + v_done.delivery_count;
-      exception when others then
-        update webhookpub.events as e
-        set
-          attempts = e.attempts + 1,
-          last_error = format('%s (%s)', sqlerrm, sqlstate),
-          retry_at = clock_timestamp()
-            + least(interval '1 second' * 2 ^ least(e.attempts, 20), interval '1 hour')
-        where e.id = v_event.id and e.status = 'pending';
-      end;
-    end loop;
+  exception
+    when query_canceled then
+      if v_events is null or not webhookpub.time_is_up() then
+        raise;
+      end if;
+      perform webhookpub.fail_events(
+        array(select e.id from unnest(v_events) as e), format('%s (%s)', sqlerrm, sqlstate)
+      );
+    when others then
+      if v_events is null then
+        raise; -- No event's fault: none was taken.
+      end if;
+      v_done := webhookpub.fan_out_singly(array(select e.id from unnest(v_events) as e));
+      webhook_ids := v_done.webhook_ids;
+      event_count := v_done.event_count;
+      delivery_count := v_done.delivery_count;
   end;
+  if cardinality(v_events) = 1 then
+    -- Here, for an error takes back what was set before it.
+    perform set_config('webhookpub.heavy_turn', v_events[1].user_id, false);
+  end if;
   -- Whose they are, so that a worker can share fairly.
   if webhook_ids is not null then
     select array_agg(w.id), array_agg(w.user_id) into webhook_ids, user_ids

@@ -5,6 +5,7 @@
 -- Locks      the events, which the caller has locked; a delivery that is there already is
 --            left alone.
 -- Returns    how many deliveries are new, and the webhooks that they are for.
+-- Raises     WH023 when matching takes too long.
 --
 -- A few events go by a plan that is kept, for planning takes longer than the rest. It may have
 -- been made when tables were small: so it looks up row by row, and never joins a whole table.
@@ -23,6 +24,12 @@ create or replace function webhookpub.fan_out_events (
   set enable_seqscan = off
   set jit = off
 as $$
+declare
+  -- To match in: two seconds, and for an event alone twice as much with each try.
+  v_until constant timestamptz := clock_timestamp() + interval '2 seconds' * case
+    when cardinality(p_events) = 1 then 2 ^ least(p_events[1].attempts, 4)
+    else 1
+  end;
 begin
   if cardinality(p_events) <= 20 then
     perform pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true);
@@ -44,6 +51,17 @@ begin
       cardinality(w.retry_schedule) + 1 as max_attempts
     from unnest(p_events) as e
     join event_type as t on t.name = e.type
+    -- Parsed once an event, and only for users with a webhook that filters by it.
+    left join lateral (
+      select coalesce(e.envelope, webhookpub.stored_envelope(e.id, e.created_at))::jsonb -> 'data'
+        as data
+      where exists (
+        select
+        from webhookpub.webhooks as w
+        where w.user_id = e.user_id and w.enabled and w.filter_data is not null
+      )
+      offset 0
+    ) as d on true
     -- User by user, by one look into the index; "offset 0" keeps the planner from joining.
     left join lateral (
       select w.id, w.retry_schedule
@@ -53,11 +71,8 @@ begin
           w,
           e,
           t.patterns,
-          -- Parsed only for webhooks that filter by it.
-          case when w.filter_data is not null
-            then coalesce(e.envelope, webhookpub.stored_envelope(e.id, e.created_at))::jsonb
-              -> 'data'
-          end
+          d.data,
+          v_until
         ) is null
       offset 0
     ) as w on true
@@ -98,6 +113,7 @@ begin
         case when m.webhook_ids is null then 'no_match' else 'processed' end
       )::webhookpub.event_status,
       matched_webhook_ids = coalesce(m.webhook_ids, '{}'),
+      pending_user_id = null,
       envelope = null,
       attempts = e.attempts + 1,
       retry_at = null,
@@ -119,4 +135,4 @@ end;
 $$;
 
 comment on function webhookpub.fan_out_events (webhookpub.events[]) is
-  'Matches events against their users'' webhooks, inserts the first deliveries and marks the events processed or no_match.';
+  'Matches events against their users'' webhooks, inserts the first deliveries and marks the events processed or no_match. Raises WH023 when that takes too long.';

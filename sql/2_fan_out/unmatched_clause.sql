@@ -4,12 +4,14 @@
 -- Called by  webhookpub.fan_out_events, webhookpub.explain_event, per row: no pinned path,
 --            so that it is inlined. Names are qualified.
 -- Returns    the first clause that does not hold, or null when all do: a match.
+-- Raises     WH023, from p_until on.
 
 create or replace function webhookpub.unmatched_clause (
   p_webhook webhookpub.webhooks,
   p_event webhookpub.events,
   p_type_patterns text[],
-  p_data jsonb
+  p_data jsonb,
+  p_until timestamptz default null
 )
   returns text
   language sql
@@ -42,11 +44,11 @@ as $$
         else 'labels: none of the event''s is in the list'
       end
     when p_webhook.filter_data is not null
-      and not webhookpub.data_holds(p_data, p_webhook.filter_data)
+      and not webhookpub.data_holds(p_data, p_webhook.filter_data, p_until)
       then 'data: the predicate is not true'
   end;
 $$;
 
 comment on function webhookpub.unmatched_clause
-  (webhookpub.webhooks, webhookpub.events, text[], jsonb) is
-  'The first clause of a webhook that an event does not satisfy; null when it matches.';
+  (webhookpub.webhooks, webhookpub.events, text[], jsonb, timestamptz) is
+  'The first clause of a webhook that an event does not satisfy; null when it matches. Raises WH023 after p_until.';

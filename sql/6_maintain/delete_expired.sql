@@ -24,8 +24,10 @@ begin
     cross join lateral (
       select e.ctid
       from webhookpub.events as e
-      where e.status = s.status::webhookpub.event_status and e.expires_at <= p_now
-      order by e.expires_at
+      where e.status = s.status::webhookpub.event_status
+        and e.pending_user_id is null
+        and e.expires_at <= p_now
+      order by e.status, e.pending_user_id, e.expires_at
       limit p_limit
       for update skip locked
     ) as x

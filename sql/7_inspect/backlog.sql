@@ -10,13 +10,7 @@ create or replace view webhookpub.backlog
 as
   select
     e.count as events_pending,
-    (
-      select statement_timestamp() - o.created_at
-      from webhookpub.events as o
-      where o.status = 'pending'
-      order by o.status, o.expires_at
-      limit 1
-    ) as oldest_event,
+    o.oldest_event,
     f.count as events_failing,
     case
       when p.count < 10000 then p.count
@@ -36,18 +30,48 @@ as
       select
       from webhookpub.events as e
       where e.status = 'pending'
-      order by e.status, e.expires_at
+      order by e.status, e.pending_user_id, e.expires_at
       limit 10000
     ) as w
   ) as e
+  cross join (
+    -- From one user to the next: each has its oldest event first.
+    with recursive pending (user_id) as (
+      (
+        select e.pending_user_id
+        from webhookpub.events as e
+        where e.status = 'pending'
+        order by e.status, e.pending_user_id
+        limit 1
+      )
+      union all
+      select (
+        select e.pending_user_id
+        from webhookpub.events as e
+        where e.status = 'pending' and e.pending_user_id > p.user_id
+        order by e.status, e.pending_user_id
+        limit 1
+      )
+      from pending as p
+      where p.user_id is not null
+    )
+    select statement_timestamp() - min(f.created_at) as oldest_event
+    from (select p.user_id from pending as p limit 10000) as p
+    cross join lateral (
+      select e.created_at
+      from webhookpub.events as e
+      where e.status = 'pending' and e.pending_user_id = p.user_id
+      order by e.status, e.pending_user_id, e.expires_at
+      limit 1
+    ) as f
+  ) as o
   cross join (
     select count(w.retry_at) as count
     from (
       select e.retry_at
       from webhookpub.events as e
       where e.status = 'pending'
-      -- They stay while others go: before long they are the first.
-      order by e.status, e.expires_at
+      order by e.status, e.pending_user_id, e.expires_at
       limit 1000
     ) as w
   ) as f
@@ -104,7 +128,7 @@ comment on column webhookpub.backlog.events_pending is
 comment on column webhookpub.backlog.oldest_event is
   'How long the first of them has waited; more than a few seconds: no fan-out runs, or it fails.';
 comment on column webhookpub.backlog.events_failing is
-  'Of the first 1,000 of them, those whose fan-out has failed and is tried again: event_log.last_error says why.';
+  'Of 1,000 of them, those whose fan-out has failed and is tried again: event_log.last_error says why.';
 comment on column webhookpub.backlog.deliveries_pending is
   'Deliveries that have not ended; above 10,000 an estimate, from the last vacuum or analyze.';
 comment on column webhookpub.backlog.deliveries_due is

@@ -1,0 +1,62 @@
+-- Finds pending events of many users, when one user's may fill a batch, and locks them.
+--
+-- Called by  webhookpub.next_events.
+-- Locks      the events, skipping those that another fan-out has.
+-- Returns    where they are: the oldest of each of up to p_limit users, or some of each, if
+--            users are fewer.
+--
+-- The index leads from one user to the next, however many events one of them has. Whoever comes
+-- next after the last one is next in the following batch: the session keeps that.
+
+create or replace function webhookpub.events_by_turn (
+  p_limit integer,
+  p_now timestamptz
+)
+  returns tid[]
+  language plpgsql
+  volatile
+as $$
+declare
+  v_after constant text := coalesce(current_setting('webhookpub.turn', true), '');
+  v_users text[];
+begin
+  with recursive pending (user_id) as (
+    select v_after collate "C"
+    union all
+    select (
+      select e.pending_user_id
+      from webhookpub.events as e
+      where e.status = 'pending' and e.pending_user_id > p.user_id
+      order by e.status, e.pending_user_id
+      limit 1
+    )
+    from pending as p
+    where p.user_id is not null
+  )
+  select array_agg(u.user_id) into v_users
+  from (select p.user_id from pending as p offset 1 limit p_limit) as u
+  where u.user_id is not null;
+  perform set_config(
+    'webhookpub.turn',
+    case when cardinality(v_users) = p_limit then v_users[p_limit] else '' end,
+    false
+  );
+  return array(
+    select h.at
+    from unnest(v_users) as u (user_id)
+    cross join lateral (
+      select e.ctid as at
+      from webhookpub.events as e
+      where e.status = 'pending'
+        and e.pending_user_id = u.user_id
+        and (e.retry_at is null or e.retry_at <= p_now)
+      order by e.status, e.pending_user_id, e.expires_at
+      limit greatest(p_limit / cardinality(v_users), 1)
+      for update skip locked
+    ) as h
+  );
+end;
+$$;
+
+comment on function webhookpub.events_by_turn (integer, timestamptz) is
+  'Locks the oldest pending events of the users whose turn it is; returns where they are.';
