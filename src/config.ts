@@ -9,9 +9,13 @@ export const isPackage = import.meta.url.endsWith(".js");
 /** The directory of the project, or of the installed package: with package.json in it. */
 export const root = fileURLToPath(packageDirectory(new URL(".", import.meta.url)));
 
+const SCRIPTS = ["demo", "migrate", "start"];
+
 /** How a command of ours is run here. */
-export const runs = (command: string): string =>
-  isPackage ? `npx webhookpub ${command}` : `npm run ${command}`;
+export function runs(command: string): string {
+  if (isPackage) return `npx webhookpub ${command}`;
+  return SCRIPTS.includes(command) ? `npm run ${command}` : `node src/cli/webhookpub.ts ${command}`;
+}
 
 /** The file that a source becomes beside the one that asks. */
 export function siblingFile(from: string, source: `${string}.ts`): string {

@@ -1,0 +1,88 @@
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { root } from "./config.ts";
+import { version } from "./version.ts";
+
+const HEAD = `-- webhookpub ${version}: everything, for one transaction of any migration tool.
+
+do $$
+begin
+  -- What is set for a transaction only is gone where there is none.
+  perform set_config('webhookpub.installing', txid_current()::text, true);
+end;
+$$;
+do $$
+begin
+  if current_setting('webhookpub.installing', true) is distinct from txid_current()::text then
+    raise exception using
+      errcode = 'WH030',
+      message = 'this has to run in one transaction',
+      hint = 'With psql: --single-transaction.';
+  end if;
+end;
+$$;
+select
+  set_config('webhookpub.host_path', current_setting('search_path'), true),
+  set_config('webhookpub.host_bodies', current_setting('check_function_bodies'), true);
+`;
+
+const NEEDS_WORKER = `
+do $$
+begin
+  if to_regclass('graphile_worker.jobs') is null then
+    raise exception using
+      errcode = 'WH030',
+      message = 'the schema graphile_worker is missing',
+      hint = 'First run: npx graphile-worker --schema-only; or print it, too: npx webhookpub sql --graphile-worker';
+  end if;
+end;
+$$;
+`;
+
+/** Between our files, and after them, all is as the host's tool had it. */
+const TAIL = `
+select
+  set_config('search_path', current_setting('webhookpub.host_path'), true),
+  set_config('check_function_bodies', current_setting('webhookpub.host_bodies'), true);
+`;
+
+/**
+ * Everything that `migrate` would run, as one text for other migration tools.
+ *
+ * @param withWorker graphile-worker's schema, too
+ */
+export async function sqlFile({ withWorker }: { withWorker: boolean }): Promise<string> {
+  const folder = join(root, "migrations", "committed");
+  const texts = await readInOrder(folder);
+  // Lines with --! are graphile-migrate's, and a host's would read them.
+  const ours = texts.map(({ text }) => text.replaceAll(/^--!.*\n/gm, "").trim() + TAIL);
+  return [HEAD, withWorker ? await workerSchema() : NEEDS_WORKER, ...ours].join("\n");
+}
+
+/** graphile-worker's migrations, and the ledger by which it knows that they have run. */
+async function workerSchema(): Promise<string> {
+  const folder = fileURLToPath(new URL("../sql", import.meta.resolve("graphile-worker")));
+  const parts = (await readInOrder(folder)).map(({ name, text }) => {
+    const breaking = text.startsWith("--! breaking");
+    const body = text
+      .replaceAll(/^--!.*\n/gm, "")
+      .replaceAll(":GRAPHILE_WORKER_SCHEMA", "graphile_worker");
+    return `insert into graphile_worker.migrations (id, breaking) values (${Number(name.slice(0, 6))}, ${breaking});\n${body}`;
+  });
+  return `
+create schema graphile_worker;
+create table graphile_worker.migrations (
+  id int primary key,
+  ts timestamptz default now() not null,
+  breaking boolean not null default false
+);
+${parts.join("\n")}`;
+}
+
+async function readInOrder(folder: string): Promise<{ name: string; text: string }[]> {
+  const names = (await readdir(folder)).filter((name) => name.endsWith(".sql")).toSorted();
+  return Promise.all(
+    names.map(async (name) => ({ name, text: await readFile(join(folder, name), "utf8") })),
+  );
+}
