@@ -95,9 +95,14 @@ for (const node of ["24", "22.19.0"]) {
     );
     await worker.stop();
     t.match(worker.output(), "finishing what is under way");
-    const left = await sql`
-      select from pg_stat_activity where application_name = 'webhookpub' and pid <> pg_backend_pid()
-        and query ilike '%listen%'`;
-    t.equal(left.count, 0, "no process is left");
+    await until(
+      async () =>
+        (
+          await sql`
+            select from pg_stat_activity
+            where datname = current_database() and query ilike 'listen%'`
+        ).count === 0,
+      "its sessions to end",
+    );
   });
 }

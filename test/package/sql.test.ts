@@ -7,7 +7,7 @@ import { promisify } from "node:util";
 import { commit, Logger, migrate as migrateHost } from "graphile-migrate";
 import t, { type Test } from "tap";
 import { root } from "../../src/config.ts";
-import type { Sql } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
 import { migrate } from "../../src/migrate.ts";
 import { sqlFile } from "../../src/sql_file.ts";
 import { version } from "../../src/version.ts";

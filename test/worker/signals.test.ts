@@ -6,6 +6,7 @@ import t from "tap";
 import { root } from "../../src/config.ts";
 import { testDatabase } from "../support/database.ts";
 import { projectIn } from "../support/project.ts";
+import { until } from "../support/until.ts";
 
 const WORKERS = [
   ["npm", "start"],
@@ -18,10 +19,15 @@ for (const command of WORKERS) {
     const worker = await projectIn(t, root).start(command, { DATABASE_URL: url });
     await worker.printed("looking for jobs");
     await worker.stop();
-    const sessions = await sql`
-      select from pg_stat_activity
-      where datname = current_database() and query ilike 'listen%'`;
-    t.equal(sessions.count, 0, "nobody listens");
+    await until(
+      async () =>
+        (
+          await sql`
+            select from pg_stat_activity
+            where datname = current_database() and query ilike 'listen%'`
+        ).count === 0,
+      "its sessions to end",
+    );
   });
 }
 
