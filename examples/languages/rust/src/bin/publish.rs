@@ -27,16 +27,14 @@ async fn publish(tx: &mut PgConnection, order_id: Uuid) -> sqlx::Result<String> 
         "items": [{ "sku": "A-1", "count": 2 }],
     });
     let labels = ["vip", r#"two words, "quoted""#];
-    sqlx::query_scalar(
-        "select webhook_publish_tx($1, $2::text, $3, labels => $4, message_id => $5::text)",
-    )
-    .bind("order.paid")
-    .bind(CUSTOMER_ID.to_string())
-    .bind(Json(data))
-    .bind(labels.as_slice())
-    .bind(order_id.to_string())
-    .fetch_one(tx)
-    .await
+    sqlx::query_scalar("select webhook_publish_tx($1, $2, $3, labels => $4, message_id => $5)")
+        .bind("order.paid")
+        .bind(CUSTOMER_ID.to_string())
+        .bind(Json(data))
+        .bind(labels.as_slice())
+        .bind(order_id.to_string())
+        .fetch_one(tx)
+        .await
 }
 
 #[tokio::main]
