@@ -9,8 +9,8 @@ import { findPsql } from "./support/psql.ts";
 for (const language of [inHouse, psql]) {
   const lacking = language === psql && findPsql() === undefined && !process.env["CI"];
   const options = lacking ? { skip: "psql is not here" } : {};
-  for (const [name, publisher] of Object.entries(language.publishers)) {
-    void t.test(`what ${name} publishes arrives, once and verified`, options, async (t) => {
+  for (const publisher of Object.keys(language.publishers)) {
+    void t.test(`what ${publisher} publishes arrives, once and verified`, options, async (t) => {
       const { url } = await testDatabase(t);
       const scene = { language, publisher, scheme: "standard" } as const;
       await t.resolves(playScene(t, databaseOf(url, "postgres"), scene));

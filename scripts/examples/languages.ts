@@ -18,6 +18,11 @@ export interface Language {
   /** Variables for all its commands. */
   readonly env?: Record<string, string>;
   readonly publishers: Record<string, Command>;
+  /**
+   * What a publisher needs in its connection string behind PgBouncer in transaction mode, where
+   * it needs something; null: that is no matter of the connection string.
+   */
+  readonly pooled?: Record<string, string | null>;
   /** None: the receiver of Node takes what it publishes. */
   readonly receiver?: readonly Command[];
   /** For webhooks with signature_scheme 'stripe'. */
@@ -53,6 +58,7 @@ export const inHouse: Language = {
   needs: [],
   build: [],
   publishers: { postgres: [node, "publish_postgres.ts"] },
+  pooled: { postgres: "prepare=false" },
   receiver: nodeReceiver,
 };
 
@@ -84,6 +90,7 @@ export const languages: readonly Language[] = [
     // The generator looks for an engine that it does not use: any program will do.
     env: { PRISMA_SCHEMA_ENGINE_BINARY: "/bin/true", PRISMA_HIDE_UPDATE_MESSAGE: "1" },
     publishers: publishers("node", ".ts", [node]),
+    pooled: { postgres: "prepare=false" },
     receiver: nodeReceiver,
     stripeReceiver: [[node, "receive_stripe.ts"]],
   },
@@ -105,6 +112,7 @@ export const languages: readonly Language[] = [
     needs: [{ try: ["go", "version"], what: "go" }],
     build: [["go", "build", "-o", "target/", "./publish", "./receive"]],
     publishers: { pgx: ["target/publish"] },
+    pooled: { pgx: "default_query_exec_mode=cache_describe" },
     receiver: [["target/receive"]],
   },
   {
@@ -113,6 +121,7 @@ export const languages: readonly Language[] = [
     needs: [version("cargo")],
     build: [["cargo", "build", "--locked", "--quiet"]],
     publishers: { sqlx: ["target/debug/publish"] },
+    pooled: { sqlx: null },
     receiver: [["target/debug/receive"]],
   },
   {
@@ -126,6 +135,7 @@ export const languages: readonly Language[] = [
       ],
     ],
     publishers: { jdbc: ["java", "-cp", classPath, "example.Publish"] },
+    pooled: { jdbc: "prepareThreshold=0" },
     receiver: [["java", "-cp", classPath, "example.Receive"]],
   },
   {

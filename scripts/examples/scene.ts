@@ -8,10 +8,11 @@ import { connect, type Sql } from "../../src/database/connect.ts";
 import { root } from "../../src/config.ts";
 import { databaseOf, TEMPLATE } from "../../test/support/cluster.ts";
 import { freePort } from "../../test/support/example_receiver.ts";
+import { NO_PGBOUNCER, startPgBouncer } from "../../test/support/pgbouncer.ts";
 import type { Scope } from "../../test/support/scope.ts";
 import { until } from "../../test/support/until.ts";
 import { startWorkerProcess } from "../../test/support/worker_process.ts";
-import { type Command, type Language, nodeReceiver } from "./languages.ts";
+import { type Language, nodeReceiver } from "./languages.ts";
 import { runCommand, startCommand } from "./run_command.ts";
 
 /** The labels of the event; the second is what a badly written array would break. */
@@ -19,7 +20,8 @@ const LABELS = ["vip", 'two words, "quoted"'];
 
 export interface Scene {
   readonly language: Language;
-  readonly publisher: Command;
+  /** One of the language's. */
+  readonly publisher: string;
   readonly scheme: "standard" | "stripe";
 }
 
@@ -66,6 +68,7 @@ export async function playScene(scope: Scope, clusterUrl: string, scene: Scene):
   await stage.sql`select webhookpub.redeliver(p_event_id => ${ids.published})`;
   await settled(stage, 3);
   await handledOnce(stage, ids);
+  await throughPgBouncer(scope, stage);
 }
 
 async function setStage(scope: Scope, clusterUrl: string, scene: Scene): Promise<Stage> {
@@ -115,11 +118,11 @@ async function makeDatabases(scope: Scope, clusterUrl: string): Promise<[string,
 }
 
 /** How each language finds its database. */
-function databaseEnv(url: string): Record<string, string> {
+function databaseEnv(url: string, query = ""): Record<string, string> {
   const { hostname, port, username, pathname } = new URL(url);
   return {
-    DATABASE_URL: url,
-    JDBC_DATABASE_URL: `jdbc:postgresql://${hostname}:${port}${pathname}?user=${username}`,
+    DATABASE_URL: query === "" ? url : `${url}?${query}`,
+    JDBC_DATABASE_URL: `jdbc:postgresql://${hostname}:${port}${pathname}?user=${username}&${query}`,
     PGHOST: hostname,
     PGPORT: port,
     PGUSER: username,
@@ -185,11 +188,11 @@ interface Published {
 }
 
 /** Runs the publisher; the ids that it told. */
-async function publish({ scene, url }: Stage): Promise<Published> {
+async function publish({ scene, url }: Stage, query = ""): Promise<Published> {
   const { language, publisher } = scene;
-  const output = await runCommand(publisher, {
+  const output = await runCommand(language.publishers[publisher] ?? [], {
     folder: language.folder,
-    env: { ...language.env, ...databaseEnv(url) },
+    env: { ...language.env, ...databaseEnv(url, query) },
   });
   const told = (what: string) => {
     const id = new RegExp(`^${what} (evt_[0-9a-f]{32})$`, "m").exec(output)?.[1];
@@ -199,6 +202,23 @@ async function publish({ scene, url }: Stage): Promise<Published> {
   const published = told("published");
   assert.equal(told("again"), published, "the same message again is the same event");
   return { published, rolledBack: told("rolled back") };
+}
+
+/** Publishes through PgBouncer in transaction mode, over a connection that others had before. */
+async function throughPgBouncer(scope: Scope, stage: Stage): Promise<void> {
+  const { language, publisher } = stage.scene;
+  const { [publisher]: query = "" } = language.pooled ?? {};
+  if (NO_PGBOUNCER || query === null) return;
+  const url = await startPgBouncer(scope, stage.url, "transaction", [
+    "default_pool_size = 1",
+    "ignore_startup_parameters = extra_float_digits",
+  ]);
+  const first = await publish({ ...stage, url }, query);
+  const second = await publish({ ...stage, url }, query);
+  assert.notEqual(first.published, second.published);
+  const [events] = await stage.sql<[{ n: number }]>`
+    select count(*)::integer as n from webhookpub.events`;
+  assert.equal(events.n, 3, "two more events");
 }
 
 /** What stands in the publisher's database. */

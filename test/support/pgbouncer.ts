@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { connect as connectSocket, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Test } from "tap";
+import type { Scope } from "./scope.ts";
 import { until } from "./until.ts";
 
 /** Why there is no PgBouncer; for tap's `skip`. */
@@ -19,7 +19,7 @@ export const NO_PGBOUNCER: false | string = (() => {
 
 /** Starts a PgBouncer before a server; returns the connection string through it. */
 export async function startPgBouncer(
-  t: Test,
+  t: Scope,
   url: string,
   poolMode: "session" | "transaction" | "statement",
   settings: readonly string[] = [],
