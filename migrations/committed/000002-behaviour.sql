@@ -1,5 +1,5 @@
 --! Previous: sha1:d3a5e697f103158709a528abe6a1965fe75b39ee
---! Hash: sha1:cdeb641da90ec9009977e35b3d5a371333d013c4
+--! Hash: sha1:69505f270297b2a7113b507907a0086f24d63497
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -4364,6 +4364,157 @@ comment on column webhookpub.delivery_log.replay_id is
 comment on column webhookpub.delivery_log.expires_at is
   'When maintenance may remove it, unless it is pending.';
 --! EndIncluded 7_inspect/delivery_log.sql
+--! Included 7_inspect/diagnose.sql
+-- What is wrong, and what to do about it; nothing, when all is well.
+--
+-- Called by  webhookpub doctor; psql; monitoring.
+-- Returns    a row for each finding: topic, finding, and advice, mostly SQL.
+
+create or replace function webhookpub.diagnose ()
+  returns table (topic text, finding text, advice text)
+  language sql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select s.topic, s.finding, s.advice
+  from webhookpub.diagnose_server() as s
+  union all
+  select w.topic, w.finding, w.advice
+  from webhookpub.diagnose_work() as w
+  union all
+  select 'privileges', format('%s: %s on %s, from %s', p.who, p.privilege, p.object, p.origin), p.statement
+  from webhookpub.check_privileges() as p;
+$$;
+
+comment on function webhookpub.diagnose () is
+  'What is wrong, one finding a row, each with what to do about it. webhookpub doctor shows it.';
+--! EndIncluded 7_inspect/diagnose.sql
+--! Included 7_inspect/diagnose_server.sql
+-- What is wrong with the server for webhookpub, and what to do about it.
+--
+-- Called by  webhookpub.diagnose.
+
+create or replace function webhookpub.diagnose_server ()
+  returns table (topic text, finding text, advice text)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select v.topic, v.finding, v.advice
+  from (
+    select min(a.xact_start) as since, (array_agg(a.pid order by a.xact_start))[1] as pid
+    from pg_stat_activity as a
+    where a.datname = current_database() and a.pid <> pg_backend_pid()
+  ) as x
+  cross join (
+    select min(p.prepared) as since, (array_agg(p.gid order by p.prepared))[1] as gid
+    from pg_prepared_xacts as p
+    where p.database = current_database()
+  ) as p
+  cross join (
+    select count(distinct f.proname) as count
+    from pg_proc as f
+    where f.pronamespace = to_regnamespace('public')
+      and f.proname in ('webhook_publish_tx', 'webhook_publish_best_effort_tx', 'webhook_publish')
+  ) as f
+  cross join (select round(100 * pg_notification_queue_usage())) as n (percent)
+  cross join lateral (
+    values
+      (current_setting('server_version_num')::integer < 150000,
+        'server', format('it is PostgreSQL %s', current_setting('server_version')),
+        'PostgreSQL 15 or newer is needed'),
+      (pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean,
+        'server', 'it is read-only',
+        'connect to the primary, for example with target_session_attrs=read-write'),
+      (not exists (select from pg_extension as e where e.extname = 'pgcrypto'),
+        'extension', 'pgcrypto is missing: nothing can be signed',
+        'create extension pgcrypto'),
+      (f.count < 3,
+        'schema', 'functions for publishing are gone from public',
+        'run webhookpub migrate'),
+      (pg_notification_queue_usage() > 0.25,
+        'notifications', format('the queue of NOTIFY is %s %% full', n.percent),
+        'end who listens in an open transaction: pg_stat_activity, by xact_start'),
+      (x.since < clock_timestamp() - interval '1 hour',
+        'transactions', format('process %s has one open since %s: dead rows pile up', x.pid, x.since),
+        format('select pg_terminate_backend(%s)', x.pid)),
+      (p.since < clock_timestamp() - interval '1 hour',
+        'transactions', format('%L is prepared since %s: dead rows pile up', p.gid, p.since),
+        format('rollback prepared %L, or commit it', p.gid))
+  ) as v (holds, topic, finding, advice)
+  where v.holds;
+$$;
+
+comment on function webhookpub.diagnose_server () is
+  'What is wrong with the server for webhookpub: its version, extension, NOTIFY queue, transactions.';
+--! EndIncluded 7_inspect/diagnose_server.sql
+--! Included 7_inspect/diagnose_work.sql
+-- What is wrong with webhookpub's own work, and what to do about it.
+--
+-- Called by  webhookpub.diagnose.
+
+create or replace function webhookpub.diagnose_work ()
+  returns table (topic text, finding text, advice text)
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select v.topic, v.finding, v.advice
+  from webhookpub.backlog as b
+  cross join webhookpub.settings as s
+  cross join (
+    select count(*) as failing, max(j.last_error) as last_error
+    from graphile_worker.jobs as j
+    where j.task_identifier in ('webhook_deliver', 'webhook_fan_out', 'webhook_maintain')
+      and j.last_error is not null
+  ) as j
+  cross join (
+    select m.value * interval '1 second' as ahead
+    from webhookpub.metrics as m
+    where m.name = 'partitions_ahead_seconds'
+  ) as p
+  cross join (
+    select count(*) as count
+    from pg_stat_activity as a
+    where a.datname = current_database() and a.application_name = 'webhookpub'
+  ) as w
+  cross join lateral (
+    select date_trunc('second', b.oldest_event), date_trunc('second', b.oldest_due)
+  ) as a (event, delivery)
+  cross join lateral (
+    values
+      (not s.publish_enabled,
+        'publishing', 'it is off: publishers write nothing',
+        'update webhookpub.settings set publish_enabled = true'),
+      (exists (select from webhookpub.publish_failures),
+        'publishing', 'the best-effort path has failures',
+        'look at webhookpub.publish_failures, then call webhookpub.retry_publish_failures()'),
+      (w.count = 0,
+        'workers', 'none is connected',
+        'start one'),
+      (b.oldest_event > '1 minute',
+        'fan-out', format('the oldest pending event has waited for %s', a.event),
+        'is a worker connected, and does its log say why?'),
+      (b.events_failing > 0,
+        'fan-out', format('%s events fail to be fanned out', b.events_failing),
+        'look at last_error of those that are pending in webhookpub.event_log'),
+      (b.oldest_due > '5 minutes',
+        'deliveries', format('the oldest due delivery has waited for %s', a.delivery),
+        'look at in_flight in webhookpub.webhook_health: a slow receiver, or too few workers'),
+      (j.failing > 0,
+        'jobs', format('%s tasks fail: %s', j.failing, j.last_error),
+        'look at graphile_worker.jobs'),
+      (p.ahead < '2 days',
+        'upkeep', format('partitions end in %s', date_trunc('second', p.ahead)),
+        'select * from webhookpub.maintain(), which a worker should call each minute')
+  ) as v (holds, topic, finding, advice)
+  where v.holds;
+$$;
+
+comment on function webhookpub.diagnose_work () is
+  'What is wrong with the work of webhookpub: publishing, workers, fan-out, deliveries, jobs, upkeep.';
+--! EndIncluded 7_inspect/diagnose_work.sql
 --! Included 7_inspect/envelopes_by_event.sql
 -- The bytes on the wire, by event id.
 --
@@ -5126,7 +5277,7 @@ begin
   grant execute on function webhookpub.event_id, webhookpub.is_valid_event_type
   to webhookpub_publisher, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 
-  grant execute on function webhookpub.check_privileges
+  grant execute on function webhookpub.check_privileges, webhookpub.diagnose
   to webhookpub_operator, webhookpub_readonly;
 
   grant execute on function webhookpub.version

@@ -50,7 +50,7 @@ begin
   grant execute on function webhookpub.event_id, webhookpub.is_valid_event_type
   to webhookpub_publisher, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 
-  grant execute on function webhookpub.check_privileges
+  grant execute on function webhookpub.check_privileges, webhookpub.diagnose
   to webhookpub_operator, webhookpub_readonly;
 
   grant execute on function webhookpub.version

@@ -17,6 +17,10 @@ const commands: Record<string, { does: string; load(): Promise<Command> }> = {
     does: "creates a webhook and shows its secret",
     load: async () => (await import("./create_webhook.ts")).createWebhook,
   },
+  doctor: {
+    does: "looks for what is wrong, and says what to do",
+    load: async () => (await import("./doctor.ts")).doctor,
+  },
   sql: {
     does: "prints webhookpub as one file, for another migration tool",
     load: async () => (await import("./sql.ts")).sql,

@@ -152,3 +152,31 @@ export interface Metric {
 export async function readMetrics(sql: Sql): Promise<Metric[]> {
   return await sql<Metric[]>`select name, labels, value from webhookpub.read_metrics()`;
 }
+
+/** Something that is wrong, and what to do about it. */
+export interface Finding {
+  readonly topic: string;
+  readonly finding: string;
+  readonly advice: string;
+}
+
+/** What the database knows to be wrong; this session is no worker's. */
+export async function diagnose(sql: Sql): Promise<Finding[]> {
+  await sql`select set_config('application_name', 'webhookpub doctor', false)`;
+  return await sql<Finding[]>`select topic, finding, advice from webhookpub.diagnose()`;
+}
+
+/** The server's version and clock. */
+export async function serverFacts(sql: Sql): Promise<{ version: string; now: Date }> {
+  const [row] = await sql<[{ version: string; ms: number }]>`
+    select
+      current_setting('server_version') as version,
+      extract(epoch from clock_timestamp())::float8 * 1000 as ms`;
+  return { version: row.version, now: new Date(row.ms) };
+}
+
+/** Listens to a channel of its own, and sends itself something from another connection. */
+export async function echo(listener: Sql, sender: Sql, channel: string): Promise<void> {
+  await listener.unsafe(`listen ${channel}`);
+  await sender`select pg_notify(${channel}, '')`;
+}

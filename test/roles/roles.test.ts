@@ -128,6 +128,9 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   data_holds: ["ORT", "webhookpub.data_holds('{}', '$.a == 1', null)"],
   current_user_id: ["ORT", "webhookpub.current_user_id()"],
   check_privileges: ["OR", "webhookpub.check_privileges()"],
+  diagnose: ["OR", "webhookpub.diagnose()"],
+  diagnose_server: [NOBODY, "webhookpub.diagnose_server()"],
+  diagnose_work: [NOBODY, "webhookpub.diagnose_work()"],
   version: ["WORT", "webhookpub.version()"],
 
   read_metrics: ["W", "webhookpub.read_metrics()"],

@@ -69,6 +69,7 @@ const LIFE: readonly (readonly [name: string, statement: string])[] = [
   ["delete_webhook", "select webhookpub.delete_webhook('$webhook')"],
   ["maintain", "select webhookpub.maintain()"],
   ["check_privileges", "select * from webhookpub.check_privileges()"],
+  ["diagnose", "select * from webhookpub.diagnose()"],
 ];
 
 const attacker = await createLogin(

@@ -1,0 +1,86 @@
+import { randomBytes } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { runs } from "./config.ts";
+import { diagnose, echo, type Finding, installedVersion, serverFacts } from "./database/calls.ts";
+import { connect, type Sql } from "./database/connect.ts";
+import { version } from "./version.ts";
+
+/** What an examination found out. */
+export interface Report {
+  readonly webhookpub: string;
+  readonly postgres: string;
+  readonly findings: readonly Finding[];
+}
+
+/** Time is the database's, so a process may be off; but people compare logs. */
+const SKEW_MS = 2000;
+const ECHO_MS = 5000;
+
+/**
+ * Looks at a database from here: what only a client can see, then what webhookpub.diagnose()
+ * says.
+ *
+ * @throws what keeps it from looking: no connection, no right to
+ */
+export async function examine(url: string): Promise<Report> {
+  const sql = connect(url, { max: 1 });
+  try {
+    const asked = Date.now();
+    const facts = await serverFacts(sql);
+    const findings = [
+      ...checkClock(facts.now.getTime() - (asked + Date.now()) / 2),
+      ...(await checkListen(url, sql)),
+      ...(await checkSchema(sql)),
+    ];
+    return { webhookpub: version, postgres: facts.version, findings };
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+function checkClock(skewMs: number): Finding[] {
+  if (Math.abs(skewMs) < SKEW_MS) return [];
+  const finding = `the database's is ${Math.round(skewMs / 1000)} s off from that of this machine`;
+  return [{ topic: "clock", finding, advice: "synchronise both, for example with chrony" }];
+}
+
+/** A worker is woken by NOTIFY, through whatever stands between. */
+async function checkListen(url: string, sender: Sql): Promise<Finding[]> {
+  const heard = Promise.withResolvers<void>();
+  const listener = connect(url, { max: 1, onnotify: () => heard.resolve() });
+  try {
+    await echo(listener, sender, `webhookpub_doctor_${randomBytes(6).toString("hex")}`);
+    const late = sleep(ECHO_MS, "late" as const, { ref: false });
+    if ((await Promise.race([heard.promise, late])) !== "late") return [];
+    return [
+      {
+        topic: "listen",
+        finding: `a NOTIFY does not arrive within ${ECHO_MS / 1000} s`,
+        advice:
+          "connect workers to PostgreSQL directly: a pooler in transaction mode listens for nobody",
+      },
+    ];
+  } finally {
+    await listener.end({ timeout: 1 });
+  }
+}
+
+async function checkSchema(sql: Sql): Promise<Finding[]> {
+  const topic = "schema";
+  const installed = await installedVersion(sql);
+  const migrate = `run ${runs("migrate")}`;
+  if (installed === null) {
+    return [{ topic, finding: "webhookpub is not installed in this database", advice: migrate }];
+  }
+  if (installed === version) return await diagnose(sql);
+  const finding = `it is of webhookpub ${installed}, this is ${version}`;
+  return [{ topic, finding, advice: `${migrate}, of the newer of both` }];
+}
+
+/** For people. */
+export function describe({ webhookpub, postgres, findings }: Report): string {
+  const what = `webhookpub ${webhookpub} on PostgreSQL ${postgres}`;
+  if (findings.length === 0) return `${what}: all is well`;
+  const said = findings.map(({ topic, finding, advice }) => `${topic}: ${finding}\n  -> ${advice}`);
+  return [`${what}:`, ...said].join("\n");
+}
