@@ -5,5 +5,5 @@ import "./src/memory.ts";
 const { DATABASE_URL: url } = process.env;
 if (url) await tryOut(url);
 
-/** What `npx graphile-worker` runs here: every task, the crontab and the plugin. */
+/** What `npx graphile-worker` runs here: every task and the plugin. */
 export { default } from "./src/preset.ts";

@@ -483,6 +483,19 @@ comment on column webhookpub.settled_objects.server is
 comment on column webhookpub.settled_objects.class is 'The catalog that has it.';
 comment on column webhookpub.settled_objects.object is 'Its OID, which a restored one does not have.';
 
+create table webhookpub.upkeep (
+  one_row boolean primary key default true,
+  finished_at timestamptz not null default now() - interval '1 minute',
+  constraint upkeep_has_one_row check (one_row)
+);
+insert into webhookpub.upkeep default values;
+
+comment on table webhookpub.upkeep is
+  'When upkeep was done last, by the clock of the database: ticks go by it. One row.';
+comment on column webhookpub.upkeep.one_row is 'Always true: it holds the table to one row.';
+comment on column webhookpub.upkeep.finished_at is
+  'When its last round ended (webhookpub.maintain).';
+
 -- Tenants and row-level security -------------------------------------------------------
 
 create table webhookpub.tenants (

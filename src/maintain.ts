@@ -2,7 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Upkeep } from "./database/calls.ts";
 import type { Log } from "./log.ts";
 
-/** A job of the crontab is followed by the next after a minute. */
+/** Others may have the next round then. */
 const LIMIT_MS = 50_000;
 /** How long it rests after a round, in times of the round: publishers need the machine. */
 const REST = 3;

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { run } from "graphile-worker";
-import { processSettings, root } from "./config.ts";
+import { processSettings } from "./config.ts";
 import { type Cluster, startPostgres } from "./database/embedded_postgres.ts";
 import { takeFolder } from "./database/calls.ts";
 import { connect, type Sql } from "./database/connect.ts";
@@ -51,7 +51,6 @@ async function work(url: string, stopped: Promise<string>): Promise<number> {
   const runner = await run({
     preset: { extends: [preset], worker: { connectionString: url } },
     taskDirectory: join(import.meta.dirname, "..", "tasks"),
-    crontabFile: join(root, "crontab"),
     noHandleSignals: true,
   });
   const ended = runner.promise.then(

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:d3a5e697f103158709a528abe6a1965fe75b39ee
+--! Hash: sha1:74f4bf390cdf855730e1821b3445e1d488021019
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -598,6 +598,19 @@ comment on column webhookpub.settled_objects.server is
   'The system identifier of the server, which a restore elsewhere does not have.';
 comment on column webhookpub.settled_objects.class is 'The catalog that has it.';
 comment on column webhookpub.settled_objects.object is 'Its OID, which a restored one does not have.';
+
+create table webhookpub.upkeep (
+  one_row boolean primary key default true,
+  finished_at timestamptz not null default now() - interval '1 minute',
+  constraint upkeep_has_one_row check (one_row)
+);
+insert into webhookpub.upkeep default values;
+
+comment on table webhookpub.upkeep is
+  'When upkeep was done last, by the clock of the database: ticks go by it. One row.';
+comment on column webhookpub.upkeep.one_row is 'Always true: it holds the table to one row.';
+comment on column webhookpub.upkeep.finished_at is
+  'When its last round ended (webhookpub.maintain).';
 
 -- Tenants and row-level security -------------------------------------------------------
 

@@ -1,5 +1,5 @@
---! Previous: sha1:d3a5e697f103158709a528abe6a1965fe75b39ee
---! Hash: sha1:69505f270297b2a7113b507907a0086f24d63497
+--! Previous: sha1:74f4bf390cdf855730e1821b3445e1d488021019
+--! Hash: sha1:faa3175c98e48bf0b1d092b95f0441c529bd0262
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -3152,6 +3152,46 @@ $$;
 comment on function webhookpub.add_deliver_jobs (text[]) is
   'Adds a webhook_deliver job for each of these webhooks, unless one waits already.';
 --! EndIncluded 5_retry/add_deliver_jobs.sql
+--! Included 5_retry/add_task_job.sql
+-- Makes sure that a task which is not of one webhook has a job that waits.
+--
+-- Called by  webhookpub.wake.
+-- Locks      the right to add it, until the transaction ends; then its job's row. Skips what
+--            somebody else holds of it, who may keep it: the next tick, a second later, looks
+--            again.
+
+create or replace function webhookpub.add_task_job (
+  p_task text,
+  p_priority integer default 0
+)
+  returns void
+  language plpgsql
+  volatile
+as $$
+begin
+  if exists (
+      select
+      from graphile_worker.jobs as j
+      where j.key = p_task
+        and j.locked_at is null
+        and j.attempts < j.max_attempts
+        and j.run_at <= clock_timestamp()
+    )
+    -- Those below 256 are of jobs of webhooks.
+    or not pg_try_advisory_xact_lock(2003006837, 256 + (hashtext(p_task) & 255))
+  then
+    return;
+  end if;
+  perform from graphile_worker._private_jobs as j where j.key = p_task for update skip locked;
+  if found or not exists (select from graphile_worker.jobs as j where j.key = p_task) then
+    perform graphile_worker.add_job(p_task, job_key => p_task, priority => p_priority);
+  end if;
+end;
+$$;
+
+comment on function webhookpub.add_task_job (text, integer) is
+  'Adds a job of this task, unless one waits already or somebody holds it.';
+--! EndIncluded 5_retry/add_task_job.sql
 --! Included 5_retry/circuit_pause.sql
 -- Says how long a webhook is left alone that did not answer so many times in a row.
 --
@@ -3483,10 +3523,11 @@ comment on function webhookpub.sweep_webhooks (boolean, timestamptz, integer) is
   'The next webhooks with pending deliveries that the sweep looks at, or null: it comes to all of them, p_limit at a time, and begins again 20 s later.';
 --! EndIncluded 5_retry/sweep_webhooks.sql
 --! Included 5_retry/wake.sql
--- The tick: makes sure that whatever is due has a job.
+-- The tick: makes sure that whatever is due has a job, upkeep among it, which is due a minute
+-- after its last round, by this clock and not by those of the workers.
 --
 -- Called by  every worker, once a second and by an awake fan-out every 50 ms, for the last
---            seconds only, and when it starts; webhookpub.maintain.
+--            seconds only, and when it starts.
 -- Locks      none that anybody waits for.
 
 create or replace function webhookpub.wake (
@@ -3514,9 +3555,15 @@ begin
   if v_oldest is not null
     and (v_oldest < v_now - interval '2 seconds' or webhookpub.fan_out_is_asleep())
   then
-    perform graphile_worker.add_job(
-      'webhook_fan_out', job_key => 'webhook_fan_out', priority => -1
-    );
+    perform webhookpub.add_task_job('webhook_fan_out', p_priority => -1);
+  end if;
+  -- Also if the clock was set back.
+  if exists (
+    select
+    from webhookpub.upkeep as u
+    where u.finished_at not between v_now - interval '1 minute' and v_now + interval '1 minute'
+  ) then
+    perform webhookpub.add_task_job('webhook_maintain');
   end if;
   perform webhookpub.park_lost(v_now);
   perform webhookpub.wake_deliveries(
@@ -3526,7 +3573,7 @@ end;
 $$;
 
 comment on function webhookpub.wake (interval) is
-  'Adds the jobs that are missing: a fan-out for pending events, a delivery for each webhook with something that became due within the window (null: ever; then the sweep goes on at once).';
+  'Adds the jobs that are missing: upkeep once a minute, a fan-out for pending events, a delivery for each webhook with something that became due within the window (null: ever; then the sweep goes on at once).';
 --! EndIncluded 5_retry/wake.sql
 --! Included 5_retry/wake_deliveries.sql
 -- Finds webhooks with due deliveries and room for a request, and wakes a worker: due
@@ -3683,22 +3730,22 @@ $$;
 comment on function webhookpub.cancel_deleted () is
   'Cancels pending deliveries of deleted webhooks; returns how many.';
 --! EndIncluded 6_maintain/cancel_deleted.sql
---! Included 6_maintain/create_partitions.sql
--- Makes the daily partitions of a table ahead of time, and those of days whose rows had to
--- go to the DEFAULT partition: they move home.
+--! Included 6_maintain/create_partition.sql
+-- Makes the partition of one day. Rows of that day that had to go to DEFAULT move there; there
+-- are few of them, or webhookpub.settle_strays does it in another way.
 --
--- Called by  webhookpub.maintain; the migration that makes the first ones.
--- Locks      attaching is allowed beside inserts, but for those into DEFAULT; it gives up
---            after 50 ms and is tried again in the next round, so that nobody waits long.
---            No publisher ever meets it.
--- Returns    how many were made.
+-- Called by  webhookpub.create_partitions, webhookpub.settle_strays.
+-- Locks      attaching is allowed beside inserts, but for those into DEFAULT. Where such may
+--            come, which is for days that have begun or are about to, the whole table, so that
+--            what is inserted meanwhile waits for its partition instead of being refused. It
+--            gives up after 50 ms and is tried again in the next round.
+-- Returns    whether it was made.
 
-create or replace function webhookpub.create_partitions (
+create or replace function webhookpub.create_partition (
   p_table regclass,
-  p_days_ahead integer default 14,
-  p_now timestamptz default clock_timestamp()
+  p_day date
 )
-  returns bigint
+  returns boolean
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
@@ -3707,54 +3754,89 @@ create or replace function webhookpub.create_partitions (
 as $$
 declare
   v_table constant text := (select c.relname from pg_class as c where c.oid = p_table);
-  v_key constant text := case v_table when 'attempts' then 'started_at' else 'created_at' end;
-  v_strays date[];
-  v_day date;
-  v_name text;
-  v_count bigint := 0;
+  v_name constant text := v_table || to_char(p_day, '_YYYYMMDD');
 begin
+  if p_day <= (clock_timestamp() + interval '1 hour')::date then
+    execute format('lock table only webhookpub.%I in access exclusive mode', v_table);
+  end if;
   execute format(
-    'select array_agg(distinct d.%I::date) from webhookpub.%I as d', v_key, v_table || '_default'
-  ) into v_strays;
-  for v_day in
+    'create table webhookpub.%I (like webhookpub.%I including all)', v_name, v_table
+  );
+  -- Nobody reads a partition by itself: it would show the rows of everybody.
+  execute format('alter table webhookpub.%I enable row level security', v_name);
+  execute format(
+    'comment on table webhookpub.%I is %L',
+    v_name, format('%s of %s.', v_table, to_char(p_day, 'YYYY-MM-DD'))
+  );
+  execute format(
+    'with stray as (
+       delete from webhookpub.%1$I as d where d.%2$I >= %4$L and d.%2$I < %5$L returning d.*
+     )
+     insert into webhookpub.%3$I select s.* from stray as s',
+    v_table || '_default', webhookpub.partition_key(p_table), v_name,
+    p_day::timestamptz, (p_day + 1)::timestamptz
+  );
+  execute format(
+    'alter table webhookpub.%I attach partition webhookpub.%I for values from (%L) to (%L)',
+    v_table, v_name, p_day::timestamptz, (p_day + 1)::timestamptz
+  );
+  return true;
+exception when lock_not_available then
+  raise warning 'partition % could not be made now: %', v_name, sqlerrm;
+  return false;
+end;
+$$;
+
+comment on function webhookpub.create_partition (regclass, date) is
+  'Makes the partition of envelopes or attempts for a day (UTC), with what DEFAULT has of it; false when a lock it needs is not to be had now.';
+--! EndIncluded 6_maintain/create_partition.sql
+--! Included 6_maintain/create_partitions.sql
+-- Makes the daily partitions of a table ahead of time; today's comes first. What had to go to
+-- DEFAULT, because none was made for days, comes before that: attaching a partition reads all
+-- that DEFAULT has, while everybody waits.
+--
+-- Called by  webhookpub.maintain; the migration that makes the first ones.
+-- Locks      those of webhookpub.create_partition and webhookpub.settle_strays.
+-- Returns    how many were made, or steps towards one; at most p_limit. With a limit of one,
+--            nobody waits for more than that.
+
+create or replace function webhookpub.create_partitions (
+  p_table regclass,
+  p_days_ahead integer default 14,
+  p_now timestamptz default clock_timestamp(),
+  p_limit integer default null
+)
+  returns bigint
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set timezone = 'UTC'
+as $$
+declare
+  v_count bigint := 0;
+  v_days date[];
+  v_day date;
+begin
+  while webhookpub.has_strays(p_table) loop
+    exit when v_count >= p_limit or not webhookpub.settle_strays(p_table, p_now);
+    v_count := v_count + 1;
+  end loop;
+
+  v_days := array(
     select g.day::date
-    from generate_series(
-      p_now::date - 1, p_now::date + p_days_ahead, interval '1 day'
-    ) as g (day)
-    union
-    select unnest(v_strays)
-    order by 1
-  loop
-    v_name := v_table || to_char(v_day, '_YYYYMMDD');
-    continue when to_regclass(format('webhookpub.%I', v_name)) is not null;
-    begin
-      execute format(
-        'create table webhookpub.%I (like webhookpub.%I including all)', v_name, v_table
-      );
-      -- Nobody reads a partition by itself: it would show the rows of everybody.
-      execute format('alter table webhookpub.%I enable row level security', v_name);
-      execute format(
-        'comment on table webhookpub.%I is %L', v_name, to_char(v_day, format('"%s of "YYYY-MM-DD.', v_table))
-      );
-      if v_day = any (v_strays) then
-        -- Locked first: a row that came in the midst could not be attached beside.
-        execute format('lock table webhookpub.%I', v_table || '_default');
-        execute format(
-          'with stray as (
-             delete from webhookpub.%1$I as d where d.%2$I >= %4$L and d.%2$I < %5$L returning d.*
-           )
-           insert into webhookpub.%3$I select s.* from stray as s',
-          v_table || '_default', v_key, v_name, v_day::timestamptz, (v_day + 1)::timestamptz
-        );
-      end if;
-      execute format(
-        'alter table webhookpub.%I attach partition webhookpub.%I for values from (%L) to (%L)',
-        v_table, v_name, v_day::timestamptz, (v_day + 1)::timestamptz
-      );
-      v_count := v_count + 1;
-    exception when lock_not_available or check_violation then
-      raise warning 'partition % could not be made now: %', v_name, sqlerrm;
-    end;
+    from generate_series(p_now::date - 1, p_now::date + p_days_ahead, interval '1 day') as g (day)
+    where not webhookpub.has_strays(p_table)
+      and not exists (
+        select
+        from webhookpub.partitions_of(p_table) as p
+        where g.day::date between p.first_day and p.last_day
+      )
+    order by g.day < p_now::date, g.day
+    limit p_limit - v_count
+  );
+  foreach v_day in array v_days loop
+    exit when not webhookpub.create_partition(p_table, v_day);
+    v_count := v_count + 1;
   end loop;
   if v_count > 0 then
     -- Default privileges may have opened them.
@@ -3764,8 +3846,8 @@ begin
 end;
 $$;
 
-comment on function webhookpub.create_partitions (regclass, integer, timestamptz) is
-  'Makes the daily partitions (UTC) of envelopes or attempts from yesterday to p_days_ahead, and those of rows in DEFAULT, which move there; returns how many.';
+comment on function webhookpub.create_partitions (regclass, integer, timestamptz, integer) is
+  'Makes the daily partitions (UTC) of envelopes or attempts, from yesterday to p_days_ahead, after what has gathered in DEFAULT has found its place; returns how many steps it did.';
 --! EndIncluded 6_maintain/create_partitions.sql
 --! Included 6_maintain/delete_expired.sql
 -- Removes a batch of events and ended deliveries whose time has come; never a pending one.
@@ -3891,7 +3973,7 @@ comment on function webhookpub.disable_failing (timestamptz) is
   'Disables webhooks without a success, but enough failures, for settings.auto_disable_after.';
 --! EndIncluded 6_maintain/disable_failing.sql
 --! Included 6_maintain/drop_partitions.sql
--- Drops the oldest daily partition that nobody needs any more.
+-- Drops the oldest partition that nobody needs any more.
 --
 -- Called by  webhookpub.maintain.
 -- Locks      the partitioned table, for the instant of the drop; it gives up after 50 ms
@@ -3899,7 +3981,7 @@ comment on function webhookpub.disable_failing (timestamptz) is
 --            the round commits, and the next round follows soon.
 -- Returns    how many were dropped: one or none.
 --
--- A day of envelopes stays as long as one of its events or a pending delivery needs it.
+-- A partition of envelopes stays as long as one of its events or a pending delivery needs it.
 
 create or replace function webhookpub.drop_partitions (
   p_table regclass,
@@ -3913,26 +3995,24 @@ create or replace function webhookpub.drop_partitions (
   set lock_timeout = '50ms'
 as $$
 declare
-  v_table text := (select c.relname from pg_class as c where c.oid = p_table);
+  v_table constant text := (select c.relname from pg_class as c where c.oid = p_table);
   v_name text;
+  v_begin timestamptz;
   v_end timestamptz;
 begin
-  for v_name, v_end in
-    select c.relname, to_date(right(c.relname, 8), 'YYYYMMDD') + 1
-    from pg_inherits as i
-    join pg_class as c on c.oid = i.inhrelid
-    where i.inhparent = p_table
-      and c.relname ~ '_[0-9]{8}$'
-      and to_date(right(c.relname, 8), 'YYYYMMDD') + 1 <= p_before
-    order by c.relname
+  for v_name, v_begin, v_end in
+    select p.name, p.first_day, p.last_day + 1
+    from webhookpub.partitions_of(p_table) as p
+    where p.last_day + 1 <= p_before
+    order by p.first_day
   loop
     continue when v_table = 'envelopes'
-      and webhookpub.envelopes_are_needed(v_end - interval '1 day', v_end);
+      and webhookpub.envelopes_are_needed(v_begin, v_end);
     begin
       execute format('lock table webhookpub.%I in access exclusive mode', v_name);
       -- Whoever read an envelope before that, to replay it, has committed now.
       continue when v_table = 'envelopes'
-        and webhookpub.envelopes_are_needed(v_end - interval '1 day', v_end);
+        and webhookpub.envelopes_are_needed(v_begin, v_end);
       execute format('drop table webhookpub.%I', v_name);
       return 1;
     exception when lock_not_available then
@@ -3945,7 +4025,7 @@ end;
 $$;
 
 comment on function webhookpub.drop_partitions (regclass, timestamptz) is
-  'Drops the oldest daily partition of envelopes or attempts that ends before p_before and that nothing needs; returns how many.';
+  'Drops the oldest partition of envelopes or attempts that ends before p_before and that nothing needs; returns how many.';
 --! EndIncluded 6_maintain/drop_partitions.sql
 --! Included 6_maintain/envelopes_are_needed.sql
 -- Says whether a day of envelopes must be kept.
@@ -3980,12 +4060,42 @@ $$;
 comment on function webhookpub.envelopes_are_needed (timestamptz, timestamptz) is
   'Whether an event or a pending delivery of that time is still there.';
 --! EndIncluded 6_maintain/envelopes_are_needed.sql
+--! Included 6_maintain/has_strays.sql
+-- Says whether rows had to go to a table's DEFAULT partition.
+--
+-- Called by  webhookpub.create_partitions.
+
+create or replace function webhookpub.has_strays (
+  p_table regclass
+)
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_has_strays boolean;
+begin
+  execute format(
+    'select exists (select from webhookpub.%I)',
+    (select c.relname || '_default' from pg_class as c where c.oid = p_table)
+  ) into v_has_strays;
+  return v_has_strays;
+end;
+$$;
+
+comment on function webhookpub.has_strays (regclass) is
+  'Whether the DEFAULT partition of envelopes or attempts has rows.';
+--! EndIncluded 6_maintain/has_strays.sql
 --! Included 6_maintain/maintain.sql
 -- One round of upkeep. With nothing to do it costs almost nothing.
 --
--- Called by  the task webhook_maintain, once a minute until nothing is left to do; psql.
+-- Called by  the task webhook_maintain, once a minute (webhookpub.wake) until nothing is left
+--            to do; psql.
 -- Locks      one advisory lock, so that rounds do not meet; a second one does nothing. No
 --            row of an application's is waited for: what it holds is left to the next round.
+--            A round that has made or dropped a partition holds up others until it commits:
+--            if it is left open, PostgreSQL ends its session after 5 s.
 -- Returns    what was done and to how many.
 
 create or replace function webhookpub.maintain ()
@@ -4008,7 +4118,6 @@ begin
     return;
   end if;
   select s.* into v_settings from webhookpub.settings as s;
-  perform webhookpub.wake();
 
   return query values
     ('disable_failing', webhookpub.disable_failing(v_now)),
@@ -4044,18 +4153,241 @@ begin
   task := 'create_partitions';
   affected := 0;
   if not v_changed then
-    affected := webhookpub.create_partitions('webhookpub.envelopes');
+    affected := webhookpub.create_partitions('webhookpub.envelopes', p_limit => 1);
     if affected = 0 then
-      affected := webhookpub.create_partitions('webhookpub.attempts');
+      affected := webhookpub.create_partitions('webhookpub.attempts', p_limit => 1);
     end if;
+    v_changed := affected > 0;
   end if;
   return next;
+  if v_changed then
+    perform set_config('idle_in_transaction_session_timeout', '5s', true);
+  end if;
+  update webhookpub.upkeep as u set finished_at = clock_timestamp();
 end;
 $$;
 
 comment on function webhookpub.maintain () is
-  'One round of upkeep: wakes what is due, disables failing webhooks, removes what has expired, keeps the partitions. Returns what it did.';
+  'One round of upkeep: disables failing webhooks, removes what has expired, keeps the partitions. Returns what it did.';
 --! EndIncluded 6_maintain/maintain.sql
+--! Included 6_maintain/partition_key.sql
+-- Names the column by which a table is partitioned.
+--
+-- Called by  webhookpub.create_partition, webhookpub.settle_strays.
+
+create or replace function webhookpub.partition_key (
+  p_table regclass
+)
+  returns name
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select a.attname
+  from pg_partitioned_table as p
+  join pg_attribute as a on a.attrelid = p.partrelid and a.attnum = p.partattrs[0]
+  where p.partrelid = p_table;
+$$;
+
+comment on function webhookpub.partition_key (regclass) is
+  'The column by which envelopes or attempts are partitioned.';
+--! EndIncluded 6_maintain/partition_key.sql
+--! Included 6_maintain/partitions_of.sql
+-- Lists the partitions of a table and the days (UTC) that each is of. Most are of one; what
+-- gathered in DEFAULT while none was made became one of many (webhookpub.swap_default).
+--
+-- Called by  webhookpub.create_partitions, webhookpub.drop_partitions, webhookpub.settle_strays.
+
+create or replace function webhookpub.partitions_of (
+  p_table regclass
+)
+  returns table (
+    name text,
+    first_day date,
+    last_day date
+  )
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select
+    c.relname,
+    to_date(substring(c.relname from '_([0-9]{8})(_[0-9]{8})?$'), 'YYYYMMDD'),
+    to_date(right(c.relname, 8), 'YYYYMMDD')
+  from pg_inherits as i
+  join pg_class as c on c.oid = i.inhrelid
+  where i.inhparent = p_table and c.relname ~ '_[0-9]{8}$'
+  order by 2;
+$$;
+
+comment on function webhookpub.partitions_of (regclass) is
+  'The partitions of envelopes or attempts, but for DEFAULT, and the first and last day of each.';
+--! EndIncluded 6_maintain/partitions_of.sql
+--! Included 6_maintain/settle_strays.sql
+-- Does one step towards a place for the rows in DEFAULT, each a short transaction of its own.
+--
+-- Called by  webhookpub.create_partitions.
+-- Locks      DEFAULT, or what webhookpub.create_partition and webhookpub.swap_default lock.
+-- Returns    whether it did one; false when a lock it needs is not to be had now.
+--
+-- A few rows move to the partition of their day, a day a step. To move many would keep
+-- everybody waiting: they stay where they are, and DEFAULT becomes their partition, of all days
+-- between those that have one (webhookpub.swap_default). First of all, DEFAULT takes no other
+-- rows from now on. It takes a week that is to come, for if somebody reads the table for hours
+-- the swap has to wait as long.
+
+create or replace function webhookpub.settle_strays (
+  p_table regclass,
+  p_now timestamptz
+)
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set timezone = 'UTC'
+  set lock_timeout = '50ms'
+as $$
+declare
+  v_few constant bigint := 16 * 1024 * 1024; -- bytes, moved in some 50 ms
+  v_key constant name := webhookpub.partition_key(p_table);
+  v_today constant date := p_now::date;
+  v_default constant text := (select c.relname || '_default' from pg_class as c where c.oid = p_table);
+  v_first date;
+  v_last date;
+  v_begin date;
+  v_next date;
+  v_end date;
+begin
+  if webhookpub.swap_check(p_table) is not null then
+    return webhookpub.swap_default(p_table);
+  end if;
+  execute format(
+    'select min(d.%1$I)::date, max(d.%1$I)::date from webhookpub.%2$I as d', v_key, v_default
+  ) into v_first, v_last;
+  if v_first is null then
+    return false;
+  end if;
+  select
+    coalesce(max(p.last_day + 1) filter (where p.last_day < v_first), v_first - 1),
+    coalesce(min(p.first_day) filter (where p.first_day > v_first), 'infinity')
+  into v_begin, v_next
+  from webhookpub.partitions_of(p_table) as p;
+  if pg_table_size(format('webhookpub.%I', v_default)::regclass) <= v_few or v_last >= v_next then
+    return webhookpub.create_partition(p_table, v_first);
+  end if;
+  v_end := least(v_next, greatest(
+    v_last + 1, case when v_today >= v_begin and v_today < v_next then v_today + 7 end
+  ));
+  execute format(
+    'alter table webhookpub.%I add constraint %I check (%3$I >= %4$L and %3$I < %5$L) not valid',
+    v_default, v_default || to_char(v_begin, '"_is_of_"YYYYMMDD') || to_char(v_end - 1, '_YYYYMMDD'),
+    v_key, v_begin::timestamptz, v_end::timestamptz
+  );
+  return true;
+exception when lock_not_available then
+  raise warning 'strays in % could not be settled now: %', p_table, sqlerrm;
+  return false;
+end;
+$$;
+
+comment on function webhookpub.settle_strays (regclass, timestamptz) is
+  'Does one short step towards a partition for the rows in DEFAULT; false when it could not.';
+--! EndIncluded 6_maintain/settle_strays.sql
+--! Included 6_maintain/swap_check.sql
+-- Finds the check that says of which days the rows in DEFAULT are: while it is there, DEFAULT
+-- is about to become their partition.
+--
+-- Called by  webhookpub.settle_strays, webhookpub.swap_default.
+-- Returns    null when there is none.
+
+create or replace function webhookpub.swap_check (
+  p_table regclass
+)
+  returns oid
+  language sql
+  stable
+  set search_path = pg_catalog, pg_temp
+as $$
+  select k.oid
+  from pg_class as c
+  join pg_class as d on d.relnamespace = c.relnamespace and d.relname = c.relname || '_default'
+  join pg_constraint as k on k.conrelid = d.oid and k.conname ~ '_is_of_[0-9]{8}_[0-9]{8}$'
+  where c.oid = p_table;
+$$;
+
+comment on function webhookpub.swap_check (regclass) is
+  'The check of a DEFAULT partition that is about to become one of some days; null when it is not.';
+--! EndIncluded 6_maintain/swap_check.sql
+--! Included 6_maintain/swap_default.sql
+-- Makes a table's DEFAULT partition, which has too many rows to move, the partition of their
+-- days, and a new one DEFAULT. Whoever reads finds each row once, whenever that is.
+--
+-- Called by  webhookpub.settle_strays, which has said by a check of which days the rows are.
+-- Locks      in the first step, which reads all of the rows, nothing that reading or writing
+--            needs; in the second the whole table, for an instant. Gives up after 50 ms.
+-- Returns    whether it did a step.
+
+create or replace function webhookpub.swap_default (
+  p_table regclass
+)
+  returns boolean
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+  set timezone = 'UTC'
+  set lock_timeout = '50ms'
+as $$
+declare
+  v_table constant text := (select c.relname from pg_class as c where c.oid = p_table);
+  v_check text;
+  v_is_valid boolean;
+  v_first date;
+  v_last date;
+begin
+  select
+    c.conname, c.convalidated,
+    to_date(substring(c.conname from '_([0-9]{8})_[0-9]{8}$'), 'YYYYMMDD'),
+    to_date(right(c.conname, 8), 'YYYYMMDD')
+  into v_check, v_is_valid, v_first, v_last
+  from pg_constraint as c
+  where c.oid = webhookpub.swap_check(p_table);
+  if v_check is null then
+    return false;
+  elsif not v_is_valid then
+    execute format('alter table webhookpub.%I validate constraint %I', v_table || '_default', v_check);
+    return true;
+  end if;
+  -- By the valid check, attaching knows that it need not look.
+  execute format(
+    'lock table only webhookpub.%1$I in access exclusive mode;
+     alter table webhookpub.%1$I detach partition webhookpub.%2$I;
+     alter table webhookpub.%2$I rename to %3$I;
+     create table webhookpub.%2$I partition of webhookpub.%1$I default;
+     alter table webhookpub.%2$I enable row level security;
+     alter table webhookpub.%1$I attach partition webhookpub.%3$I for values from (%5$L) to (%6$L);
+     alter table webhookpub.%3$I drop constraint %4$I;
+     comment on table webhookpub.%2$I is %7$L;
+     comment on table webhookpub.%3$I is %8$L',
+    v_table, v_table || '_default', v_table || to_char(v_first, '_YYYYMMDD') || to_char(v_last, '_YYYYMMDD'),
+    v_check, v_first::timestamptz, (v_last + 1)::timestamptz,
+    'A safety net: it stays empty while maintenance runs.',
+    format('%s of %s to %s.', v_table, to_char(v_first, 'YYYY-MM-DD'), to_char(v_last, 'YYYY-MM-DD'))
+  );
+  return true;
+exception
+  when lock_not_available then
+    raise warning 'strays in % could not be settled now: %', p_table, sqlerrm;
+    return false;
+  when check_violation then
+    -- One of another day came before the check did: all is looked at anew.
+    execute format('alter table webhookpub.%I drop constraint %I', v_table || '_default', v_check);
+    return true;
+end;
+$$;
+
+comment on function webhookpub.swap_default (regclass) is
+  'Does one step of making the DEFAULT partition of envelopes or attempts the partition of its days; false when it could not.';
+--! EndIncluded 6_maintain/swap_default.sql
 --! Included 7_inspect/explain_event.sql
 -- Says for every webhook of an event's user whether it matches, and if not, why.
 --
@@ -5362,7 +5694,8 @@ begin
   to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
   -- What is not about one user alone.
   grant select on
-    webhookpub.settings, webhookpub.backlog, webhookpub.metrics, webhookpub.attempts_recorded
+    webhookpub.settings, webhookpub.backlog, webhookpub.metrics, webhookpub.attempts_recorded,
+    webhookpub.upkeep
   to webhookpub_operator, webhookpub_readonly;
 
   -- Neither where webhooks may point nor for how long things are kept.

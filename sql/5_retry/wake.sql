@@ -1,7 +1,8 @@
--- The tick: makes sure that whatever is due has a job.
+-- The tick: makes sure that whatever is due has a job, upkeep among it, which is due a minute
+-- after its last round, by this clock and not by those of the workers.
 --
 -- Called by  every worker, once a second and by an awake fan-out every 50 ms, for the last
---            seconds only, and when it starts; webhookpub.maintain.
+--            seconds only, and when it starts.
 -- Locks      none that anybody waits for.
 
 create or replace function webhookpub.wake (
@@ -29,9 +30,15 @@ begin
   if v_oldest is not null
     and (v_oldest < v_now - interval '2 seconds' or webhookpub.fan_out_is_asleep())
   then
-    perform graphile_worker.add_job(
-      'webhook_fan_out', job_key => 'webhook_fan_out', priority => -1
-    );
+    perform webhookpub.add_task_job('webhook_fan_out', p_priority => -1);
+  end if;
+  -- Also if the clock was set back.
+  if exists (
+    select
+    from webhookpub.upkeep as u
+    where u.finished_at not between v_now - interval '1 minute' and v_now + interval '1 minute'
+  ) then
+    perform webhookpub.add_task_job('webhook_maintain');
   end if;
   perform webhookpub.park_lost(v_now);
   perform webhookpub.wake_deliveries(
@@ -41,4 +48,4 @@ end;
 $$;
 
 comment on function webhookpub.wake (interval) is
-  'Adds the jobs that are missing: a fan-out for pending events, a delivery for each webhook with something that became due within the window (null: ever; then the sweep goes on at once).';
+  'Adds the jobs that are missing: upkeep once a minute, a fan-out for pending events, a delivery for each webhook with something that became due within the window (null: ever; then the sweep goes on at once).';

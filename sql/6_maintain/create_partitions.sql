@@ -1,74 +1,49 @@
--- Makes the daily partitions of a table ahead of time, and those of days whose rows had to
--- go to the DEFAULT partition: they move home.
+-- Makes the daily partitions of a table ahead of time; today's comes first. What had to go to
+-- DEFAULT, because none was made for days, comes before that: attaching a partition reads all
+-- that DEFAULT has, while everybody waits.
 --
 -- Called by  webhookpub.maintain; the migration that makes the first ones.
--- Locks      attaching is allowed beside inserts, but for those into DEFAULT; it gives up
---            after 50 ms and is tried again in the next round, so that nobody waits long.
---            No publisher ever meets it.
--- Returns    how many were made.
+-- Locks      those of webhookpub.create_partition and webhookpub.settle_strays.
+-- Returns    how many were made, or steps towards one; at most p_limit. With a limit of one,
+--            nobody waits for more than that.
 
 create or replace function webhookpub.create_partitions (
   p_table regclass,
   p_days_ahead integer default 14,
-  p_now timestamptz default clock_timestamp()
+  p_now timestamptz default clock_timestamp(),
+  p_limit integer default null
 )
   returns bigint
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
   set timezone = 'UTC'
-  set lock_timeout = '50ms'
 as $$
 declare
-  v_table constant text := (select c.relname from pg_class as c where c.oid = p_table);
-  v_key constant text := case v_table when 'attempts' then 'started_at' else 'created_at' end;
-  v_strays date[];
-  v_day date;
-  v_name text;
   v_count bigint := 0;
+  v_days date[];
+  v_day date;
 begin
-  execute format(
-    'select array_agg(distinct d.%I::date) from webhookpub.%I as d', v_key, v_table || '_default'
-  ) into v_strays;
-  for v_day in
+  while webhookpub.has_strays(p_table) loop
+    exit when v_count >= p_limit or not webhookpub.settle_strays(p_table, p_now);
+    v_count := v_count + 1;
+  end loop;
+
+  v_days := array(
     select g.day::date
-    from generate_series(
-      p_now::date - 1, p_now::date + p_days_ahead, interval '1 day'
-    ) as g (day)
-    union
-    select unnest(v_strays)
-    order by 1
-  loop
-    v_name := v_table || to_char(v_day, '_YYYYMMDD');
-    continue when to_regclass(format('webhookpub.%I', v_name)) is not null;
-    begin
-      execute format(
-        'create table webhookpub.%I (like webhookpub.%I including all)', v_name, v_table
-      );
-      -- Nobody reads a partition by itself: it would show the rows of everybody.
-      execute format('alter table webhookpub.%I enable row level security', v_name);
-      execute format(
-        'comment on table webhookpub.%I is %L', v_name, to_char(v_day, format('"%s of "YYYY-MM-DD.', v_table))
-      );
-      if v_day = any (v_strays) then
-        -- Locked first: a row that came in the midst could not be attached beside.
-        execute format('lock table webhookpub.%I', v_table || '_default');
-        execute format(
-          'with stray as (
-             delete from webhookpub.%1$I as d where d.%2$I >= %4$L and d.%2$I < %5$L returning d.*
-           )
-           insert into webhookpub.%3$I select s.* from stray as s',
-          v_table || '_default', v_key, v_name, v_day::timestamptz, (v_day + 1)::timestamptz
-        );
-      end if;
-      execute format(
-        'alter table webhookpub.%I attach partition webhookpub.%I for values from (%L) to (%L)',
-        v_table, v_name, v_day::timestamptz, (v_day + 1)::timestamptz
-      );
-      v_count := v_count + 1;
-    exception when lock_not_available or check_violation then
-      raise warning 'partition % could not be made now: %', v_name, sqlerrm;
-    end;
+    from generate_series(p_now::date - 1, p_now::date + p_days_ahead, interval '1 day') as g (day)
+    where not webhookpub.has_strays(p_table)
+      and not exists (
+        select
+        from webhookpub.partitions_of(p_table) as p
+        where g.day::date between p.first_day and p.last_day
+      )
+    order by g.day < p_now::date, g.day
+    limit p_limit - v_count
+  );
+  foreach v_day in array v_days loop
+    exit when not webhookpub.create_partition(p_table, v_day);
+    v_count := v_count + 1;
   end loop;
   if v_count > 0 then
     -- Default privileges may have opened them.
@@ -78,5 +53,5 @@ begin
 end;
 $$;
 
-comment on function webhookpub.create_partitions (regclass, integer, timestamptz) is
-  'Makes the daily partitions (UTC) of envelopes or attempts from yesterday to p_days_ahead, and those of rows in DEFAULT, which move there; returns how many.';
+comment on function webhookpub.create_partitions (regclass, integer, timestamptz, integer) is
+  'Makes the daily partitions (UTC) of envelopes or attempts, from yesterday to p_days_ahead, after what has gathered in DEFAULT has found its place; returns how many steps it did.';

@@ -1,8 +1,11 @@
 -- One round of upkeep. With nothing to do it costs almost nothing.
 --
--- Called by  the task webhook_maintain, once a minute until nothing is left to do; psql.
+-- Called by  the task webhook_maintain, once a minute (webhookpub.wake) until nothing is left
+--            to do; psql.
 -- Locks      one advisory lock, so that rounds do not meet; a second one does nothing. No
 --            row of an application's is waited for: what it holds is left to the next round.
+--            A round that has made or dropped a partition holds up others until it commits:
+--            if it is left open, PostgreSQL ends its session after 5 s.
 -- Returns    what was done and to how many.
 
 create or replace function webhookpub.maintain ()
@@ -25,7 +28,6 @@ begin
     return;
   end if;
   select s.* into v_settings from webhookpub.settings as s;
-  perform webhookpub.wake();
 
   return query values
     ('disable_failing', webhookpub.disable_failing(v_now)),
@@ -61,14 +63,19 @@ begin
   task := 'create_partitions';
   affected := 0;
   if not v_changed then
-    affected := webhookpub.create_partitions('webhookpub.envelopes');
+    affected := webhookpub.create_partitions('webhookpub.envelopes', p_limit => 1);
     if affected = 0 then
-      affected := webhookpub.create_partitions('webhookpub.attempts');
+      affected := webhookpub.create_partitions('webhookpub.attempts', p_limit => 1);
     end if;
+    v_changed := affected > 0;
   end if;
   return next;
+  if v_changed then
+    perform set_config('idle_in_transaction_session_timeout', '5s', true);
+  end if;
+  update webhookpub.upkeep as u set finished_at = clock_timestamp();
 end;
 $$;
 
 comment on function webhookpub.maintain () is
-  'One round of upkeep: wakes what is due, disables failing webhooks, removes what has expired, keeps the partitions. Returns what it did.';
+  'One round of upkeep: disables failing webhooks, removes what has expired, keeps the partitions. Returns what it did.';

@@ -27,7 +27,8 @@ begin
   to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
   -- What is not about one user alone.
   grant select on
-    webhookpub.settings, webhookpub.backlog, webhookpub.metrics, webhookpub.attempts_recorded
+    webhookpub.settings, webhookpub.backlog, webhookpub.metrics, webhookpub.attempts_recorded,
+    webhookpub.upkeep
   to webhookpub_operator, webhookpub_readonly;
 
   -- Neither where webhooks may point nor for how long things are kept.

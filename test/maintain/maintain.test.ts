@@ -12,6 +12,7 @@ import { tablesReadThrough } from "../support/plans.ts";
 import { createWebhook, publish } from "../support/scene.ts";
 import { until } from "../support/until.ts";
 import { backendOf } from "../support/waiting.ts";
+import { startWorkerProcess } from "../support/worker_process.ts";
 
 const OK = { kind: "responded", statusCode: 200, body: "", retryAfter: null } as const;
 
@@ -108,7 +109,8 @@ async function ids(sql: Sql, table: "events" | "deliveries"): Promise<string[]> 
 async function jobs(sql: Sql) {
   return [
     ...(await sql<{ task: string; key: string | null }[]>`
-      select task_identifier as task, key from graphile_worker.jobs order by id`),
+      select task_identifier as task, key from graphile_worker.jobs
+      where key is distinct from 'webhook_maintain' order by id`),
   ];
 }
 
@@ -141,8 +143,11 @@ void t.test("partitions are made two weeks ahead, and the rows of today find the
       await sql.unsafe(`drop table ${await nameOf(sql, table, day)}`);
     }
   }
-  t.match(await maintain(sql), { create_partitions: 2 }, "one table a round");
-  t.match(await maintain(sql), { create_partitions: 2 });
+  for (const day of [13, 14]) {
+    t.match(await maintain(sql), { create_partitions: 1 }, "one a round");
+    t.ok((await partitions(sql, "envelopes")).includes(day));
+  }
+  for (let n = 0; n < 2; n += 1) t.match(await maintain(sql), { create_partitions: 1 });
   t.match(await maintain(sql), { create_partitions: 0 });
 
   const { id } = await createWebhook(sql);
@@ -224,13 +229,202 @@ void t.test(
     t.strictSame(await rowsOf(sql, "envelopes"), { all: 2, strays: 2 });
 
     await keeper`begin`;
-    t.match(await maintain(keeper), { create_partitions: 1 });
+    await keeper`select webhookpub.create_partitions('webhookpub.envelopes')`;
     await publisher`set lock_timeout = '2s'`;
     t.equal((await publish(publisher)).length, 1, "a publisher does not meet it");
     await keeper`commit`;
     t.strictSame(await rowsOf(sql, "envelopes"), { all: 2, strays: 0 });
   },
 );
+
+/** Drops all partitions of a table and writes what then goes to DEFAULT: of eight days. */
+async function runOutOfPartitions(sql: Sql, table: Partitioned) {
+  await sql.unsafe(`
+    do $$
+    declare v_name text;
+    begin
+      for v_name in select p.name from webhookpub.partitions_of('webhookpub.${table}') as p loop
+        execute format('drop table webhookpub.%I', v_name);
+      end loop;
+    end $$`);
+  const rows = {
+    envelopes: "(event_id, created_at, user_id, body) select n, at, 'user_1', body",
+    attempts: `(delivery_id, attempt, started_at, duration_ms, outcome, webhook_id, error)
+      select n, 1, at, 1, 'timed_out', 'wh_1', body`,
+  };
+  await sql.unsafe(`
+    insert into webhookpub.${table} ${rows[table]}
+    from (
+      select 'evt_' || n as n, now() - n % 8 * interval '1 day' as at, (
+        select string_agg(md5(n || ' ' || i), '') from generate_series(1, 160) as i
+      ) as body
+      from generate_series(1, 5000) as n
+    ) as stray`);
+}
+
+void t.test(
+  "what has gathered in DEFAULT stays where it is, and becomes a partition",
+  async (t) => {
+    const { sql } = await testDatabase(t);
+    for (const table of ["envelopes", "attempts"] as const) {
+      await runOutOfPartitions(sql, table);
+      t.strictSame(await rowsOf(sql, table), { all: 5000, strays: 5000 });
+      const stored = () => sql`
+      select string_agg(s.xmin || ' ' || s.ctid, ',' order by s.ctid) as places
+      from webhookpub.${sql(table)} as s`;
+      const before = await stored();
+      const steps = [];
+      while ((await rowsOf(sql, table)).strays > 0) steps.push(await oneStep(sql, table));
+      t.strictSame(steps, [1, 1, 1], "a check, its validation, the swap");
+
+      const [first] = await sql`select * from webhookpub.partitions_of(${`webhookpub.${table}`})`;
+      const name = `webhookpub.${String(first?.["name"])}`;
+      t.match(name, /_\d{8}_\d{8}$/);
+      t.strictSame(await stored(), before, "nothing was moved");
+      t.strictSame(await rowsOf(sql, table), { all: 5000, strays: 0 });
+      while ((await oneStep(sql, table)) > 0);
+      const today = (await partitions(sql, table)).filter((day) => day >= 0);
+      t.strictSame(today, [6, 7, 8, 9, 10, 11, 12, 13, 14], "a week, and then day by day");
+    }
+    await sql`update webhookpub.settings set attempt_retention = '2 hours'`;
+    await maintain(sql);
+    t.equal((await rowsOf(sql, "attempts")).all, 5000, "it stays as long as its last day");
+    const dropped = await sql<[{ count: string }]>`
+    select webhookpub.drop_partitions('webhookpub.attempts', now() + interval '7 days') as count`;
+    t.strictSame([...dropped], [{ count: "1" }]);
+    t.equal((await rowsOf(sql, "attempts")).all, 0);
+  },
+);
+
+const oneStep = async (sql: Sql, table: Partitioned): Promise<number> => {
+  const [row] = await sql<[{ count: string }]>`
+    select webhookpub.create_partitions(${`webhookpub.${table}`}, p_limit => 1) as count`;
+  return Number(row.count);
+};
+
+void t.test("while that goes on nobody is refused, and each row is read once", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  await runOutOfPartitions(sql, "envelopes");
+  await runOutOfPartitions(sql, "attempts");
+  let over = false;
+  const meanwhile = async (act: (own: Sql, n: number) => Promise<unknown>) => {
+    const own = session();
+    let n = 0;
+    for (; !over; n += 1) await act(own, n);
+    return n;
+  };
+  const strays = new Set<string>();
+  const acts = Promise.all([
+    meanwhile((own) => own`select webhookpub.test_webhook(${id})`),
+    meanwhile((own) => own`select webhook_publish('email.sent', 'user_1', '{}')`),
+    meanwhile(async (own) => {
+      const leases = await leaseDeliveries(own, [id], [5]);
+      const answers = leases.map((leased) => answerTo(leased, OK, 1));
+      await recordAttempts(own, answers);
+    }),
+    meanwhile(async (own) => {
+      const [row] = await own`
+        select
+          (select count(*) from webhookpub.envelopes where event_id ~ '^evt_\\d{1,4}$') as envelopes,
+          (select count(*) from webhookpub.attempts where delivery_id ~ '^evt_\\d{1,4}$') as attempts`;
+      strays.add(JSON.stringify(row));
+    }),
+  ]);
+  for (const table of ["envelopes", "attempts"] as const) {
+    while ((await rowsOf(sql, table)).strays > 0) await oneStep(sql, table);
+    await oneStep(sql, table);
+  }
+  over = true;
+  const counts = await acts;
+  t.comment(`tests, direct events, records and readings meanwhile: ${counts.join(", ")}`);
+  t.ok(counts.every((count) => count > 0));
+  t.strictSame([...strays], ['{"envelopes":"5000","attempts":"5000"}']);
+  t.strictSame((await rowsOf(sql, "envelopes")).strays, 0);
+  t.strictSame((await rowsOf(sql, "attempts")).strays, 0);
+});
+
+void t.test("nobody waits for the step that reads all that has gathered", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  await runOutOfPartitions(sql, "envelopes");
+  const keeper = session();
+  t.equal(await oneStep(sql, "envelopes"), 1);
+  await keeper`begin`;
+  t.equal(await oneStep(keeper, "envelopes"), 1);
+  const publisher = session();
+  // There is nothing to wait for: it would for as long as the keeper's transaction is open.
+  await publisher`set lock_timeout = '10s'`;
+  await createWebhook(sql);
+  await publisher`select webhook_publish('email.sent', 'user_1', '{}')`;
+  t.equal((await publisher`select from webhookpub.envelopes`).count, 5001);
+  await keeper`commit`;
+});
+
+void t.test("upkeep that is left open in a transaction stops nobody", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  await sql.unsafe(`drop table ${await nameOf(sql, "envelopes", 0)}`);
+  await createWebhook(sql);
+  await sql`
+    select graphile_worker.add_job(
+      'webhook_fan_out', job_key => 'webhook_fan_out', max_attempts => 1
+    )`;
+  await sql`update graphile_worker._private_jobs set attempts = 1`;
+  const [keeper, ticker, publisher] = [session(), session(), session()];
+  const pid = await backendOf(keeper);
+  await keeper`begin`;
+  t.match(await maintain(keeper), { delete_failed_jobs: 1, create_partitions: 1 });
+  await publish(sql);
+  await ticker`set lock_timeout = '10s'`;
+  await ticker`select webhookpub.wake()`;
+  t.match(await maintain(ticker), {}, "nor does it wait for itself");
+  // Its partition is locked: until PostgreSQL has ended that session.
+  await publisher`select webhookpub.fan_out()`;
+  await publisher`select webhook_publish('email.sent', 'user_1', '{}')`;
+  t.equal((await publisher`select from webhookpub.envelopes`).count, 2);
+  t.not(await backendOf(keeper), pid, "its session is over");
+  t.match(await maintain(sql), { create_partitions: 1 });
+});
+
+void t.test("upkeep goes by the database's clock, whatever a worker's says", async (t) => {
+  const { sql, url } = await testDatabase(t);
+  const round = async () => {
+    await sql`update webhookpub.upkeep set finished_at = now() - interval '61 seconds'`;
+    const [was] = await sql<[{ at: string }]>`select finished_at as at from webhookpub.upkeep`;
+    await until(
+      async () =>
+        (await sql`select from webhookpub.upkeep where finished_at > ${was.at}`).count > 0,
+      "a round of upkeep",
+    );
+  };
+  const ahead = await startWorkerProcess(t, url, {
+    env: { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(DAY_AHEAD)}` },
+  });
+  await round();
+  ahead.kill("SIGKILL");
+  await ahead.ended();
+  await startWorkerProcess(t, url);
+  await round();
+  await round();
+  await sql`update webhookpub.upkeep set finished_at = now() + interval '1 day'`;
+  await until(
+    async () =>
+      (await sql`select from webhookpub.upkeep where finished_at < now() + interval '1 hour'`)
+        .count > 0,
+    "a round although the database's clock was set back",
+  );
+});
+
+/** A clock that is a day ahead. */
+const DAY_AHEAD = `
+  const real = Date;
+  globalThis.Date = class extends real {
+    constructor(...args) {
+      args.length === 0 ? super(real.now() + 864e5) : super(...args);
+    }
+    static now() {
+      return real.now() + 864e5;
+    }
+  };`;
 
 void t.test("a partition that somebody reads is dropped later, one a round", async (t) => {
   const { sql, session } = await testDatabase(t);
@@ -653,9 +847,6 @@ void t.test("whatever is due gets a job, and nothing else", async (t) => {
   await sql`select webhookpub.enable_webhook(${id})`;
   await sql`select webhookpub.wake()`;
   t.strictSame(await wake(), [deliver], "a job that waits already is not doubled");
-  await put("leased = false");
-  await maintain(sql);
-  t.strictSame(await wake("1 microsecond"), [deliver], "maintenance wakes, too");
   await put("leased = false, status = 'failed', next_attempt_at = null");
   t.strictSame(await wake(), []);
 

@@ -171,8 +171,8 @@ void t.test("a path that leaves pg_temp out is not enough", async (t) => {
     return await sprung();
   };
   t.notOk(await maintain());
-  await sql`alter function webhookpub.create_partitions set search_path = pg_catalog`;
+  await sql`alter function webhookpub.partitions_of set search_path = pg_catalog`;
   t.ok(await maintain(), "a temporary pg_class");
-  await sql`alter function webhookpub.create_partitions set search_path = pg_catalog, pg_temp`;
+  await sql`alter function webhookpub.partitions_of set search_path = pg_catalog, pg_temp`;
   t.notOk(await maintain());
 });

@@ -190,8 +190,7 @@ void t.test("an event whose NOTIFY was lost is found by the tick", async (t) => 
   const { url, sql, session } = await testDatabase(t);
   const receiver = await startReceiver(t);
   await createWebhook(sql, { url: receiver.url() });
-  // Without the crontab: it looks for events, too, but once a minute.
-  await startWorkerProcess(t, url, { args: ["--crontab", "/dev/null"] });
+  await startWorkerProcess(t, url);
   const awake = session();
   await asleep(sql);
   await awake`select webhookpub.enter_fan_out()`;
@@ -205,7 +204,7 @@ void t.test("a direct event whose NOTIFY was lost is found by the tick", async (
   const { url, sql, session } = await testDatabase(t);
   const receiver = await startReceiver(t);
   await createWebhook(sql, { url: receiver.url() });
-  await startWorkerProcess(t, url, { args: ["--crontab", "/dev/null"] });
+  await startWorkerProcess(t, url);
   const awake = session();
   await asleep(sql);
   await awake`select webhookpub.enter_fan_out()`;
@@ -220,7 +219,7 @@ void t.test("a retry is made when it is due, though no job waits for it", async 
   const receiver = await startReceiver(t);
   receiver.reply = (_request, n) => (n === 1 ? 503 : 200);
   await createWebhook(sql, { url: receiver.url(), retrySchedule: "{3 s}" });
-  await startWorkerProcess(t, url, { args: ["--crontab", "/dev/null"] });
+  await startWorkerProcess(t, url);
   await publish(sql);
   await receiver.received(1);
   await asleep(sql);
@@ -362,7 +361,7 @@ void t.test("a fan-out that loses its connection takes a seat again, under load"
   const { url, sql } = await testDatabase(t);
   const receiver = await startReceiver(t);
   await createWebhook(sql, { url: receiver.url() });
-  await startWorkerProcess(t, url, { args: ["--crontab", "/dev/null"] });
+  await startWorkerProcess(t, url);
   /** Who tells publishers that a fan-out is awake. */
   const holders = async () =>
     (
