@@ -80,7 +80,7 @@ export const languages: readonly Language[] = [
   {
     name: "node",
     folder: join(examples, "node"),
-    needs: [],
+    needs: [version("npm")],
     build: [
       // Their install scripts only fetch binaries that are not used here.
       ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
