@@ -177,7 +177,7 @@ for (const [name, { command, env, graceS, requestS }] of Object.entries(WORKERS)
         async () => started.over() || (await healthy()) === 0,
         "the worker to be healthy",
       );
-      t.notOk(started.over(), started.output());
+      if (started.over()) throw new Error(`it has ended:\n${started.output()}`);
       for (const path of ["/", "/hangs"]) {
         await sql`select webhookpub.create_webhook('user_1', ${receiver.url(path)}, '{*}',
         p_request_timeout => ${`${requestS} s`}::interval)`;

@@ -5,8 +5,10 @@ import type { Sql } from "../../src/database/connect.ts";
 /** A session that keeps what the server says beside its results. */
 export interface NoticeSession {
   readonly sql: Sql;
-  /** The WARNINGs since the last call. */
+  /** The WARNINGs since the last call of either. */
   warnings(): string[];
+  /** And the NOTICEs. */
+  notices(): string[];
 }
 
 /** Opens a session of one connection; it goes with the test. */
@@ -16,12 +18,10 @@ export function noticeSession(t: Test, url: string): NoticeSession {
   const options = { max: 1, onnotice: (notice: postgres.Notice) => notices.push(notice) };
   const sql = postgres(url, options) as unknown as Sql;
   t.teardown(() => sql.end({ timeout: 1 }));
-  return {
-    sql,
-    warnings: () =>
-      notices
-        .splice(0)
-        .filter((notice) => notice["severity"] === "WARNING")
-        .map((notice) => notice["message"] ?? ""),
-  };
+  const taken = (severity: string) =>
+    notices
+      .splice(0)
+      .filter((notice) => notice["severity"] === severity)
+      .map((notice) => notice["message"] ?? "");
+  return { sql, warnings: () => taken("WARNING"), notices: () => taken("NOTICE") };
 }
