@@ -1,6 +1,7 @@
 // `npm run bench -- [name] …`: every figure beside a baseline
 // of the same run, interleaved; the ratio of the medians comes last.
 import { parseArgs } from "node:util";
+import { cost } from "./cost.ts";
 import { deliver } from "./deliver.ts";
 import { fanOut } from "./fan_out.ts";
 import { isolation } from "./isolation.ts";
@@ -28,6 +29,7 @@ const BENCHES: Record<string, Bench> = {
   retention,
   xmin,
   views,
+  cost,
 };
 
 /** A round of these takes minutes. */
@@ -38,6 +40,7 @@ const USAGE = `npm run bench -- [name ...] [--rounds N] [--small] [--lenient] [-
 names      ${Object.keys(BENCHES).join(", ")}; all without one
 --rounds   how often each is measured beside its baseline (3; of ${LONG.join(", ")},
            whose rounds take minutes: 1)
+--against  a checkout of an older commit, installed, that cost and live measure beside this one
 --small    a tenth of the load, to see that it works
 --lenient  fail only below a third of a goal, and not for a time that is not beside another:
            for machines that are slow, or busy with other things
@@ -50,6 +53,7 @@ const { values, positionals } = parseArgs({
   options: {
     rounds: { type: "string" },
     small: { type: "boolean", default: false },
+    against: { type: "string" },
     lenient: { type: "boolean", default: false },
     json: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
@@ -69,6 +73,7 @@ if (values.rounds !== undefined && !/^[1-9]\d*$/.test(values.rounds)) {
 const optionsOf = (name: string): Options => ({
   rounds: Number(values.rounds ?? (LONG.includes(name) ? 1 : 3)),
   small: values.small,
+  against: values.against,
   say,
 });
 let missed = false;

@@ -87,7 +87,8 @@ export async function prepare(
   { sql }: System,
   { events, users }: { events: number; users: number },
 ): Promise<void> {
-  await sql`truncate webhookpub.events, webhookpub.envelopes, webhookpub.deliveries, webhookpub.attempts`;
+  await sql`truncate webhookpub.events, webhookpub.envelopes, webhookpub.delivery_history, webhookpub.queue,
+      webhookpub.attempts`;
   await sql`
     select webhook_publish_tx('email.received', 'user_' || (1 + n % ${users}::int), jsonb_build_object(
       'subject', 'A subject of ordinary length', 'text', repeat('x', 300), 'n', n
@@ -96,7 +97,7 @@ export async function prepare(
     const [done] = await sql<[{ event_count: number }]>`select * from webhookpub.fan_out(1000)`;
     if (done.event_count === 0) break;
   }
-  await sql`vacuum analyze webhookpub.deliveries`;
+  await sql`vacuum analyze webhookpub.delivery_history, webhookpub.queue`;
   await sql`checkpoint`;
 }
 
@@ -104,8 +105,7 @@ export async function prepare(
 export async function drain({ sql, startWorker }: System): Promise<number> {
   const stop = await startWorker();
   await until(
-    async () =>
-      (await sql`select from webhookpub.deliveries where status = 'pending' limit 1`).count === 0,
+    async () => (await sql`select from webhookpub.queue limit 1`).count === 0,
     "the deliveries",
     600_000,
   );

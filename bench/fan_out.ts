@@ -21,7 +21,7 @@ export const fanOut: Bench = async ({ rounds, small, say }) => {
     await subscribe(sql);
     await subscribe(sql, { prefix: "deaf_", events: "{email.sent}" });
     await subscribe(sql, { prefix: "many_", users: 1, webhooks: many });
-    await sql`create table copied (like webhookpub.deliveries including all)`;
+    await sql`create table copied (like webhookpub.delivery_history including all)`;
     const three: [number, number][] = [];
     const one: [number, number][] = [];
     const none: [number, number][] = [];
@@ -72,9 +72,9 @@ async function copy(sql: Sql): Promise<number> {
   return await timeOf(
     () => sql`
       insert into copied (id, webhook_id, event_id, event_type, event_created_at,
-        max_attempts, next_attempt_at, created_at, expires_at)
+        max_attempts, created_at)
       select d.id, d.webhook_id, d.event_id, d.event_type, d.event_created_at,
-        d.max_attempts, d.next_attempt_at, d.created_at, d.expires_at
-      from webhookpub.deliveries as d`,
+        d.max_attempts, d.created_at
+      from webhookpub.delivery_history as d`,
   );
 }

@@ -131,18 +131,18 @@ async function isFannedOut(sql: Sql): Promise<boolean> {
 }
 
 async function isIdle(sql: Sql): Promise<boolean> {
-  const pending = await sql`select from webhookpub.deliveries where status = 'pending' limit 1`;
+  const pending = await sql`select from webhookpub.queue limit 1`;
   return pending.count === 0 && (await isFannedOut(sql));
 }
 
 async function underWay(sql: Sql): Promise<number> {
-  return (await sql`select from webhookpub.deliveries where leased`).count;
+  return (await sql`select from webhookpub.queue where leased`).count;
 }
 
 async function dueCount(sql: Sql): Promise<number> {
   const [row] = await sql<[{ count: number }]>`
     select count(*)::int as count
-    from webhookpub.deliveries
-    where status = 'pending' and next_attempt_at <= now()`;
+    from webhookpub.queue
+    where due_at <= now()`;
   return row.count;
 }

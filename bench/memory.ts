@@ -72,11 +72,11 @@ async function residentMb(pid: number): Promise<number> {
 }
 
 async function underWay(sql: Sql): Promise<number> {
-  return (await sql`select from webhookpub.deliveries where status = 'pending' and leased`).count;
+  return (await sql`select from webhookpub.queue where leased`).count;
 }
 
 async function due(sql: Sql): Promise<number> {
   const [row] = await sql<[{ count: number }]>`
-    select count(*)::int as count from webhookpub.deliveries where status = 'pending'`;
+    select count(*)::int as count from webhookpub.queue`;
   return row.count;
 }

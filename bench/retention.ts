@@ -66,6 +66,7 @@ export const retention: Bench = async ({ rounds, small, say }) => {
  * delivery and one attempt.
  */
 async function expire(sql: Sql, rows: number): Promise<void> {
+  await sql`update webhookpub.settings set delivery_retention = '30 days'`;
   const day = sql`date_trunc('day', now() - interval '32 days', 'UTC')`;
   for (const table of ["envelopes", "attempts"]) {
     await sql`
@@ -88,12 +89,12 @@ async function expire(sql: Sql, rows: number): Promise<void> {
     from webhookpub.events as e
     where e.status = 'processed'`;
   await sql`
-    insert into webhookpub.deliveries
+    insert into webhookpub.delivery_history
       (id, webhook_id, event_id, event_type, event_created_at, status, attempts,
-       max_attempts, delivered_at, created_at, expires_at)
+       max_attempts, delivered_at, created_at)
     select
       webhookpub.delivery_id(e.created_at), 'wh_1', e.id, e.type, e.created_at, 'delivered',
-      1, 8, e.created_at, e.created_at, e.expires_at
+      1, 8, e.created_at, e.created_at
     from webhookpub.events as e
     where e.status = 'processed'`;
   await sql`

@@ -86,17 +86,13 @@ async function build(sql: Sql, { delivered, retries, webhooks }: Size): Promise<
     const indexes = await own<{ name: string; definition: string }[]>`
       select i.indexrelid::regclass::text as name, pg_get_indexdef(i.indexrelid) as definition
       from pg_index as i
-      where i.indrelid = 'webhookpub.deliveries'::regclass
-        and not i.indisprimary
-        -- Those of pending rows alone stay small.
-        and coalesce(pg_get_expr(i.indpred, i.indrelid), '') !~ 'pending'`;
+      where i.indrelid = 'webhookpub.delivery_history'::regclass and not i.indisprimary`;
     for (const { name } of indexes) await own.unsafe(`drop index ${name}`);
-    await own`alter table webhookpub.deliveries drop constraint deliveries_pkey`;
+    await own`alter table webhookpub.delivery_history drop constraint delivery_history_pkey`;
     await own`
-      insert into webhookpub.deliveries
+      insert into webhookpub.delivery_history
         (id, webhook_id, event_id, event_type, event_created_at, status, attempts,
-         max_attempts, next_attempt_at, last_status_code, last_attempt_at, delivered_at,
-         created_at, expires_at)
+         max_attempts, last_status_code, last_attempt_at, delivered_at, created_at)
       select
         'whd_' || lpad(to_hex(n), 12, '0') || left(md5(n::text), 20),
         w.ids[1 + n % cardinality(w.ids)],
@@ -106,20 +102,25 @@ async function build(sql: Sql, { delivered, retries, webhooks }: Size): Promise<
         case when m.is_over then 'delivered' else 'pending' end,
         1,
         8,
-        case when not m.is_over then now() + interval '1 hour' + n * interval '10 milliseconds' end,
         case when m.is_over then 200 else 500 end,
         m.at,
         case when m.is_over then m.at end,
-        m.at,
-        now() + interval '60 days'
+        m.at
       from generate_series(1, ${delivered + retries}::int) as n
       cross join (select array_agg(w.id) as ids from webhookpub.webhooks as w) as w
       cross join lateral (
         select n <= ${delivered}::int as is_over, now() - interval '20 days' as at
       ) as m`;
-    await own`alter table webhookpub.deliveries add constraint deliveries_pkey primary key (id)`;
+    await own`alter table webhookpub.delivery_history add constraint delivery_history_pkey primary key (id)`;
     for (const { definition } of indexes) await own.unsafe(definition);
+    await own`
+      insert into webhookpub.queue (delivery_id, webhook_id, due_at, attempt)
+      select
+        h.id, h.webhook_id,
+        now() + interval '1 hour' + row_number() over () * interval '10 milliseconds', 1
+      from webhookpub.delivery_history as h
+      where h.status = 'pending'`;
   });
-  await sql`vacuum analyze webhookpub.deliveries`;
+  await sql`vacuum analyze webhookpub.delivery_history, webhookpub.queue`;
   await sql`vacuum analyze webhookpub.webhooks`;
 }

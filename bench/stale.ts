@@ -1,6 +1,7 @@
 import { answerTo } from "../src/deliver/answer.ts";
-import { type Lease, leaseDeliveries, recordAttempts } from "../src/database/calls.ts";
 import type { Sql } from "../src/database/connect.ts";
+import { type Lease, recordAttempts } from "../src/database/calls.ts";
+import { leaseDeliveries } from "../test/support/leases.ts";
 import { type Bench, median, type Options, type Result, resultOf } from "./support/bench.ts";
 import {
   clear,
@@ -12,7 +13,15 @@ import {
 } from "./support/load.ts";
 import { startSystem, type System } from "./support/system.ts";
 
-const TABLES = ["events", "envelopes", "deliveries", "attempts", "webhooks", "secrets"];
+const TABLES = [
+  "events",
+  "envelopes",
+  "delivery_history",
+  "queue",
+  "attempts",
+  "webhooks",
+  "secrets",
+];
 
 /**
  * Fan-out and lease with statistics that were taken when all tables were empty, against
@@ -152,14 +161,12 @@ async function grow(sql: Sql, share: number): Promise<void> {
     where e.user_id like 'other_%'`;
   // A third of them to the webhooks of the load.
   await sql`
-    insert into webhookpub.deliveries
+    insert into webhookpub.delivery_history
       (id, webhook_id, event_id, event_type, event_created_at, status, max_attempts,
-       next_attempt_at, delivered_at, created_at, expires_at)
+       delivered_at, created_at)
     select
       webhookpub.delivery_id(${at}), i.ids[1 + n % cardinality(i.ids)], 'evt_' || md5(n::text),
-      'email.sent', ${at}, s.status, 8,
-      case when s.status = 'pending' then now() + interval '1 hour' end,
-      case when s.status = 'delivered' then ${at} end, ${at}, now() + interval '60 days'
+      'email.sent', ${at}, s.status, 8, case when s.status = 'delivered' then ${at} end, ${at}
     from generate_series(1, ${500_000 * share}::int) as n
     join (
       select w.user_id like 'user_%' as own, array_agg(w.id) as ids
@@ -169,6 +176,11 @@ async function grow(sql: Sql, share: number): Promise<void> {
     cross join lateral (
       select case when n % 10 = 0 then 'pending' else 'delivered' end
     ) as s (status)`;
+  await sql`
+    insert into webhookpub.queue (delivery_id, webhook_id, due_at)
+    select h.id, h.webhook_id, now() + interval '1 hour'
+    from webhookpub.delivery_history as h
+    where h.status = 'pending'`;
 }
 
 async function analyzeAll(sql: Sql): Promise<void> {

@@ -1,10 +1,11 @@
 // Ids and machine names compare by their bytes, whatever the collation of the database.
 import t, { type Test } from "tap";
-import { leaseDeliveries, recordAttempts } from "../src/database/calls.ts";
+import { recordAttempts } from "../src/database/calls.ts";
 import type { Sql } from "../src/database/connect.ts";
 import { answerTo } from "../src/deliver/answer.ts";
 import { migrate } from "../src/migrate.ts";
 import { emptyDatabase, skipWithoutIcu } from "./support/database.ts";
+import { leaseDeliveries } from "./support/leases.ts";
 import { refused } from "./support/refused.ts";
 import { createWebhook, fanOutAll, publish } from "./support/scene.ts";
 
@@ -107,7 +108,7 @@ async function spreadOver(sql: Sql, days: number): Promise<void> {
   await sql`
     update webhookpub.envelopes as n set created_at = m.at from moved as m where m.id = n.event_id`;
   await sql`
-    update webhookpub.deliveries as d
+    update webhookpub.delivery_history as d
     set id = webhookpub.delivery_id(m.at), event_created_at = m.at
     from moved as m
     where m.id = d.event_id`;

@@ -2,6 +2,8 @@
 export interface Options {
   readonly rounds: number;
   readonly small: boolean;
+  /** Another checkout of this project, to be measured beside this one. */
+  readonly against?: string | undefined;
   say(line: string): void;
 }
 

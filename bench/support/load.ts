@@ -30,7 +30,8 @@ export async function publishEvents(sql: Sql, count: number, users = 100): Promi
 /** Removes what events leave behind, and the jobs. */
 export async function clear(sql: Sql): Promise<void> {
   await sql`
-    truncate webhookpub.events, webhookpub.envelopes, webhookpub.deliveries, webhookpub.attempts`;
+    truncate webhookpub.events, webhookpub.envelopes, webhookpub.delivery_history, webhookpub.queue,
+      webhookpub.attempts`;
   await sql`
     select graphile_worker.complete_jobs(array(select id from graphile_worker.jobs))`;
 }
@@ -56,8 +57,8 @@ export async function drainLeases(sql: Sql): Promise<number> {
     from webhookpub.webhooks as w
     where exists (
       select
-      from webhookpub.deliveries as d
-      where d.webhook_id = w.id and d.status = 'pending' and d.next_attempt_at <= now()
+      from webhookpub.queue as q
+      where q.webhook_id = w.id and q.due_at <= now()
     )`;
   const begun = performance.now();
   let deliveries = 0;
@@ -78,6 +79,10 @@ async function leaseAndRecord(sql: Sql, webhookIds: string[]): Promise<number> {
         p_webhook_ids => ${webhookIds}::text[],
         p_limits => array_fill(20, array[cardinality(${webhookIds}::text[])])
       ) as l
+    ),
+    requested as materialized (
+      select count(r.signature)
+      from webhookpub.lease_requests(array(select l.delivery_id from leased as l)) as r
     )
     select count(*)::int as count, webhookpub.record_attempts(
       p_delivery_ids => array_agg(l.delivery_id),
@@ -90,7 +95,7 @@ async function leaseAndRecord(sql: Sql, webhookIds: string[]): Promise<number> {
       p_response_bodies => array_agg('ok'::text),
       p_retry_afters => array_agg(null::text)
     )
-    from leased as l`;
+    from leased as l, requested`;
   return row.count;
 }
 

@@ -26,14 +26,21 @@ interface WorkerOptions {
   readonly nameServer?: string;
 }
 
+interface SystemOptions {
+  readonly settings?: readonly string[];
+  /** Another checkout of this project, whose schema and worker it is to have. */
+  readonly from?: string | undefined;
+}
+
 /** Starts PostgreSQL with ordinary durability and settings for a small machine. */
-export async function startSystem(options: { settings?: string[] } = {}): Promise<System> {
+export async function startSystem(options: SystemOptions = {}): Promise<System> {
   const cluster = await startTemporaryPostgres({
     binaries: process.env["PG_BIN"],
     settings: ["shared_buffers=512MB", "max_wal_size=4GB", ...(options.settings ?? [])],
   });
   const open = async (url: string): Promise<Sql> => {
-    await migrate(url, () => {});
+    if (options.from === undefined) await migrate(url, () => {});
+    else await migrateBy(options.from, url);
     const sql = connect(url, { max: 4 });
     await sql`
       update webhookpub.settings
@@ -51,7 +58,7 @@ export async function startSystem(options: { settings?: string[] } = {}): Promis
       others.push(other);
       return other;
     },
-    startWorker: (options) => startWorker(cluster.url, options),
+    startWorker: (worker) => startWorker(cluster.url, { ...worker, from: options.from }),
     async remove() {
       await Promise.all([sql, ...others].map((one) => one.end({ timeout: 1 })));
       await cluster.remove();
@@ -59,14 +66,24 @@ export async function startSystem(options: { settings?: string[] } = {}): Promis
   };
 }
 
+async function migrateBy(folder: string, url: string): Promise<void> {
+  const child = spawn(process.execPath, ["src/migrate.ts"], {
+    cwd: folder,
+    env: { ...process.env, DATABASE_URL: url },
+    stdio: ["ignore", "ignore", "inherit"],
+  });
+  const [code] = (await once(child, "exit")) as [number];
+  if (code !== 0) throw new Error(`${folder} could not migrate`);
+}
+
 async function startWorker(
   url: string,
-  { nameServer }: WorkerOptions = {},
+  { nameServer, from = root }: WorkerOptions & { from?: string | undefined } = {},
 ): Promise<RunningWorker> {
-  const cli = [process.execPath, join(root, "node_modules/graphile-worker/dist/cli.js")];
+  const cli = [process.execPath, join(from, "node_modules/graphile-worker/dist/cli.js")];
   const [command = "", ...args] = nameServer ? [...withNameServer(nameServer), ...cli] : cli;
   const worker = spawn(command, args, {
-    cwd: root,
+    cwd: from,
     env: { ...process.env, DATABASE_URL: url, NO_LOG_SUCCESS: "1" },
     stdio: ["ignore", "ignore", "inherit"],
   });

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:74f4bf390cdf855730e1821b3445e1d488021019
+--! Hash: sha1:3ef2cf3477b68d08c283cdaddf394b09b89f506d
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -99,7 +99,7 @@ create table webhookpub.settings (
 insert into webhookpub.settings default values;
 
 comment on table webhookpub.settings is
-  'One row. A change counts from the next statement on; event_retention and delivery_retention for rows written after it.';
+  'One row. A change counts from the next statement on; event_retention for rows written after it.';
 comment on column webhookpub.settings.one_row is 'Always true: it holds the table to one row.';
 comment on column webhookpub.settings.publish_enabled is
   'Kill switch: when false, publishing writes nothing and returns null; pending deliveries go on.';
@@ -418,84 +418,121 @@ comment on table webhookpub.envelopes_default is
 
 -- Deliveries and attempts ------------------------------------------------------------
 
-create table webhookpub.deliveries (
-  id text collate "C" primary key,
+-- What was sent where, apart from what is still to be done. The history is written once when
+-- a delivery is made and once when it ends, on the same page: so no index mentions a column
+-- that changes, and pages keep room for the second version. What happens in between happens in
+-- the queue, which is as small as what is pending.
+create table webhookpub.delivery_history (
+  id text collate "C" constraint delivery_history_pkey primary key,
+  event_created_at timestamptz not null,
+  created_at timestamptz not null,
   webhook_id text collate "C" not null,
   event_id text collate "C" not null,
   event_type text collate "C" not null,
-  event_created_at timestamptz not null,
   message_id text collate "C",
   replay_id text collate "C",
-  status text collate "C" not null default 'pending',
-  leased boolean not null default false,
+  max_attempts integer not null,
+  -- From here on it changes: what comes before is then not written to the log again.
   attempts integer not null default 0,
   lost integer not null default 0,
-  max_attempts integer not null,
-  next_attempt_at timestamptz,
-  last_status_code integer,
-  last_error text,
+  status text collate "C" not null default 'pending',
   last_attempt_at timestamptz,
   delivered_at timestamptz,
-  created_at timestamptz not null default now(),
-  expires_at timestamptz not null,
-  lost_in_a_row integer not null default 0,
-  trial_size integer,
-  constraint deliveries_status_is_known
+  last_status_code integer,
+  last_error text,
+  constraint delivery_history_status_is_known
     check (status in ('pending', 'delivered', 'failed', 'cancelled')),
-  constraint deliveries_delivered_iff_status
-    check ((status = 'delivered') = (delivered_at is not null)),
-  constraint deliveries_due_iff_pending
-    check ((status = 'pending') = (next_attempt_at is not null)),
-  constraint deliveries_leased_are_pending check (not leased or status = 'pending')
+  constraint delivery_history_delivered_iff_status
+    check ((status = 'delivered') = (delivered_at is not null))
 ) with (
+  fillfactor = 60,
   autovacuum_vacuum_scale_factor = 0.02,
   autovacuum_vacuum_insert_scale_factor = 0.1,
   autovacuum_analyze_scale_factor = 0.05
 );
-create unique index deliveries_one_first_per_event_and_webhook
-  on webhookpub.deliveries (event_id, webhook_id) where replay_id is null;
-create index deliveries_pending_by_webhook
-  on webhookpub.deliveries (webhook_id, leased, next_attempt_at) where status = 'pending';
--- For the sweep alone, which says "attempts >= 0" to get it: a lease must never be led
--- here by stale statistics, for it would read what is due for everybody.
-create index deliveries_due
-  on webhookpub.deliveries (next_attempt_at, webhook_id)
-  where status = 'pending' and attempts >= 0;
-create unique index deliveries_one_pending_replay_per_event_and_webhook
-  on webhookpub.deliveries (event_id, webhook_id)
-  where replay_id is not null and status = 'pending';
-create index deliveries_replays_by_event
-  on webhookpub.deliveries (event_id, webhook_id) where replay_id is not null;
 -- What one webhook got, in the order of time.
-create index deliveries_by_webhook on webhookpub.deliveries (webhook_id, id);
-create index deliveries_lost
-  on webhookpub.deliveries (next_attempt_at, lost_in_a_row)
-  where status = 'pending' and leased and lost_in_a_row > 0;
-create index deliveries_expiring
-  on webhookpub.deliveries (expires_at) where status <> 'pending';
+create index delivery_history_by_webhook on webhookpub.delivery_history (webhook_id, id);
+-- Where an event went: the question that is asked most.
+create index delivery_history_by_event on webhookpub.delivery_history (event_id);
 
-comment on table webhookpub.deliveries is
-  'One event on its way to one webhook: the queue of record and its history.';
-comment on column webhookpub.deliveries.event_created_at is
+comment on table webhookpub.delivery_history is
+  'Every delivery: what and for whom, and how it ended. Read it through webhookpub.deliveries.';
+comment on column webhookpub.delivery_history.id is
+  'whd_ and hex digits. Of a first delivery: its event''s time, a hash of its event, its webhook; so that there can be only one (webhookpub.first_delivery_id).';
+comment on column webhookpub.delivery_history.event_created_at is
   'The partition key of its envelope.';
-comment on column webhookpub.deliveries.replay_id is
+comment on column webhookpub.delivery_history.replay_id is
   'Null for the first delivery; rpl_… names the call that replayed it, test_… a test.';
-comment on column webhookpub.deliveries.status is
-  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
-comment on column webhookpub.deliveries.leased is
-  'A worker has it until next_attempt_at; then it is due again.';
-comment on column webhookpub.deliveries.attempts is
-  'Attempts begun; the number of the last one, by which its answer is fenced.';
-comment on column webhookpub.deliveries.lost is
-  'Attempts whose worker never answered; they do not count against max_attempts.';
-comment on column webhookpub.deliveries.lost_in_a_row is
-  'Attempts whose worker never answered, since the last answer; with the third it is parked.';
-comment on column webhookpub.deliveries.trial_size is
-  'How many of its like were under way at most when it was last tried as a suspect (due_suspects).';
-comment on column webhookpub.deliveries.next_attempt_at is
+comment on column webhookpub.delivery_history.status is
+  'pending while it is in the queue; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
+comment on column webhookpub.delivery_history.attempts is
+  'How many were begun until it ended; 0 while it is pending.';
+comment on column webhookpub.delivery_history.lost is 'How many of them had no answer.';
+
+create table webhookpub.queue (
+  delivery_id text collate "C" constraint queue_pkey primary key,
+  webhook_id text collate "C" not null,
+  due_at timestamptz not null,
+  leased boolean not null default false,
+  attempt integer not null default 0,
+  lost integer not null default 0,
+  suspicion integer not null default 0,
+  replay_of text collate "C",
+  last_attempt_at timestamptz,
+  last_status_code integer,
+  last_error text
+) with (
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_vacuum_insert_scale_factor = 0.1,
+  autovacuum_analyze_scale_factor = 0.05,
+  autovacuum_vacuum_cost_delay = 0
+);
+create index queue_by_webhook on webhookpub.queue (webhook_id, leased, due_at);
+-- For whoever looks at all that is due, and says "attempt >= 0" to get it: a lease must never be
+-- led here by stale statistics, for it would read what is due for everybody.
+create index queue_due on webhookpub.queue (due_at, webhook_id) where attempt >= 0;
+create unique index queue_one_replay_per_event_and_webhook
+  on webhookpub.queue (replay_of, webhook_id) where replay_of is not null;
+create index queue_suspects
+  on webhookpub.queue (due_at, suspicion) where leased and suspicion > 0;
+
+comment on table webhookpub.queue is
+  'The deliveries that are pending: when each is due and who has it. Its row goes when the delivery ends.';
+comment on column webhookpub.queue.due_at is
   'Schedule and lease in one: due when it has passed.';
-comment on column webhookpub.deliveries.expires_at is
-  'When maintenance may remove it, unless it is pending.';
+comment on column webhookpub.queue.leased is
+  'A worker has it until due_at; then it is due again.';
+comment on column webhookpub.queue.attempt is
+  'Attempts begun; the number of the last one, by which its answer is fenced.';
+comment on column webhookpub.queue.lost is
+  'Attempts that had no answer, for the worker was lost or gave it back; they do not count against max_attempts.';
+comment on column webhookpub.queue.suspicion is
+  'How close it is to having killed a worker: 0 not at all; 1 one was lost with it; 2 another, of few; 3 another, with none of its like beside it (due_suspects). An answer ends it.';
+comment on column webhookpub.queue.replay_of is
+  'The event that it replays, so that one replay of it is pending for a webhook; else null.';
+
+-- What record_attempts knows of an answer, from one of its steps to the next.
+create type webhookpub.answer as (
+  delivery_id text,
+  attempt integer,
+  started_at timestamptz,
+  duration_ms integer,
+  outcome text,
+  status_code integer,
+  error text,
+  response_body text,
+  webhook_id text,
+  history_at tid,
+  queue_at tid,
+  verdict text,
+  attempts integer,
+  lost integer,
+  last_attempt_at timestamptz,
+  due_at timestamptz,
+  suspected boolean
+);
+comment on type webhookpub.answer is
+  'An answer, whose it is, and what it means: delivered, failed, pending (there is a next attempt), late (it changes nothing) or held (somebody holds the delivery).';
 
 -- A counter that nobody waits for, and that does not go back when partitions are dropped.
 create sequence webhookpub.attempts_recorded;
@@ -612,6 +649,23 @@ comment on column webhookpub.upkeep.one_row is 'Always true: it holds the table 
 comment on column webhookpub.upkeep.finished_at is
   'When its last round ended (webhookpub.maintain).';
 
+-- Upkeep -------------------------------------------------------------------------------
+
+create table webhookpub.expiry (
+  one_row boolean primary key default true,
+  position text collate "C" not null default '',
+  restart_at timestamptz not null default '-infinity',
+  constraint expiry_has_one_row check (one_row)
+);
+insert into webhookpub.expiry default values;
+
+comment on table webhookpub.expiry is
+  'How far upkeep has come in removing expired deliveries (delete_expired): one row.';
+comment on column webhookpub.expiry.one_row is 'Always true: it holds the table to one row.';
+comment on column webhookpub.expiry.position is 'The last delivery that it has come to.';
+comment on column webhookpub.expiry.restart_at is
+  'When it begins anew, for those that were pending when it passed them.';
+
 -- Tenants and row-level security -------------------------------------------------------
 
 create table webhookpub.tenants (
@@ -630,7 +684,8 @@ alter table webhookpub.tenants enable row level security;
 alter table webhookpub.webhooks enable row level security;
 alter table webhookpub.events enable row level security;
 alter table webhookpub.envelopes enable row level security;
-alter table webhookpub.deliveries enable row level security;
+alter table webhookpub.delivery_history enable row level security;
+alter table webhookpub.queue enable row level security;
 alter table webhookpub.attempts enable row level security;
 alter table webhookpub.publish_failures enable row level security;
 -- No policy: whatever somebody grants on them, and be it by default privileges, only their
@@ -638,6 +693,7 @@ alter table webhookpub.publish_failures enable row level security;
 alter table webhookpub.secrets enable row level security;
 alter table webhookpub.sweep enable row level security;
 alter table webhookpub.settled_objects enable row level security;
+alter table webhookpub.expiry enable row level security;
 -- A partition would else show the rows of everybody.
 alter table webhookpub.envelopes_default enable row level security;
 alter table webhookpub.attempts_default enable row level security;
@@ -681,7 +737,13 @@ create policy envelopes_of_own_user on webhookpub.envelopes
 create policy publish_failures_of_own_user on webhookpub.publish_failures
   for select using (user_id = (select webhookpub.current_user_id()));
 -- An array, because an index can look for it.
-create policy deliveries_of_own_user on webhookpub.deliveries
+create policy delivery_history_of_own_user on webhookpub.delivery_history
+  for select using (webhook_id = any (array(
+    select w.id
+    from webhookpub.webhooks as w
+    where w.user_id = (select webhookpub.current_user_id())
+  )));
+create policy queue_of_own_user on webhookpub.queue
   for select using (webhook_id = any (array(
     select w.id
     from webhookpub.webhooks as w

@@ -1,5 +1,5 @@
---! Previous: sha1:74f4bf390cdf855730e1821b3445e1d488021019
---! Hash: sha1:faa3175c98e48bf0b1d092b95f0441c529bd0262
+--! Previous: sha1:3ef2cf3477b68d08c283cdaddf394b09b89f506d
+--! Hash: sha1:094f9989e52e1f688ad73219e1078dbed015e56a
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -49,31 +49,6 @@ return p_address <<= any (p_allowed_networks)
 comment on function webhookpub.address_is_open (inet, cidr[]) is
   'Whether an address is public unicast or in one of these networks.';
 --! EndIncluded 0_webhooks/address_is_open.sql
---! Included 0_webhooks/cancel_deliveries.sql
--- Cancels pending deliveries.
---
--- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted, which have locked them.
--- Returns    how many.
-
-create or replace function webhookpub.cancel_deliveries (
-  p_delivery_ids text[]
-)
-  returns bigint
-  language sql
-  volatile
-as $$
-  with cancelled as (
-    update webhookpub.deliveries as d
-    set status = 'cancelled', leased = false, next_attempt_at = null
-    where d.id = any (p_delivery_ids)
-    returning d.id
-  )
-  select count(*) from cancelled;
-$$;
-
-comment on function webhookpub.cancel_deliveries (text[]) is
-  'Cancels these deliveries, which are pending and locked; returns how many.';
---! EndIncluded 0_webhooks/cancel_deliveries.sql
 --! Included 0_webhooks/check_events.sql
 -- Refuses a webhook's list of events when an entry could never match.
 --
@@ -520,13 +495,13 @@ begin
     headers = '{}'
   where w.id = p_webhook_id;
   delete from webhookpub.secrets as s where s.webhook_id = p_webhook_id;
-  perform webhookpub.cancel_deliveries(array(
-    select d.id
-    from webhookpub.deliveries as d
-    where d.webhook_id = p_webhook_id and d.status = 'pending'
-    order by d.id
+  perform webhookpub.end_deliveries(array(
+    select q.delivery_id
+    from webhookpub.queue as q
+    where q.webhook_id = p_webhook_id
+    order by q.delivery_id
     for update
-  ));
+  ), 'cancelled');
 end;
 $$;
 
@@ -1095,7 +1070,7 @@ begin
   if not found then
     -- On the direct path an event leaves deliveries only.
     select w.user_id into v_user_id
-    from webhookpub.deliveries as d
+    from webhookpub.delivery_history as d
     join webhookpub.webhooks as w on w.id = d.webhook_id
     where d.event_id = p_event_id and d.replay_id is null
     limit 1;
@@ -1627,13 +1602,11 @@ comment on function webhookpub.data_holds (jsonb, jsonpath, timestamptz) is
   'Whether a jsonpath predicate is true of the data; unknown or an error is false. Raises WH023 after p_until.';
 --! EndIncluded 2_fan_out/data_holds.sql
 --! Included 2_fan_out/delivery_id.sql
--- Makes the id of a delivery: time first, so that ids are in the order of creation.
+-- Makes the id of a replay or a test: time first, so that ids are in the order of creation.
+-- First deliveries have theirs from webhookpub.first_delivery_prefix.
 --
--- Called by  webhookpub.fan_out_events, once a batch; steering functions, for each.
+-- Called by  steering functions, for each.
 -- Returns    whd_, 12 hex digits of Unix milliseconds, 20 random ones.
---
--- The primary key is then the newest-first order that people ask for, and its inserts go
--- to the index's right edge, however large the table is.
 
 create or replace function webhookpub.delivery_id (
   p_now timestamptz
@@ -1930,8 +1903,9 @@ create or replace function webhookpub.fan_out_events (
   set jit = off
 as $$
 declare
+  v_now constant timestamptz := clock_timestamp();
   -- To match in: two seconds, and for an event alone twice as much with each try.
-  v_until constant timestamptz := clock_timestamp() + interval '2 seconds' * case
+  v_until constant timestamptz := v_now + interval '2 seconds' * case
     when cardinality(p_events) = 1 then 2 ^ least(p_events[1].attempts, 4)
     else 1
   end;
@@ -1953,8 +1927,12 @@ begin
       e.message_id,
       e.created_at as event_created_at,
       w.id as webhook_id,
+      i.prefix || substr(w.id, 4, 12) as delivery_id,
       cardinality(w.retry_schedule) + 1 as max_attempts
     from unnest(p_events) as e
+    cross join lateral (
+      select webhookpub.first_delivery_prefix(e.id, e.created_at) as prefix offset 0
+    ) as i
     join event_type as t on t.name = e.type
     -- Parsed once an event, and only for users with a webhook that filters by it.
     left join lateral (
@@ -1982,28 +1960,22 @@ begin
       offset 0
     ) as w on true
   ),
-  -- Random bytes are dear: one id is made for the batch, and a number in its midst tells its
-  -- deliveries apart. They then go to the right edge of the index one after the other.
-  batch as materialized (
-    select
-      c.at, left(i.id, 16) as prefix, right(i.id, 14) as suffix,
-      c.at + (select s.delivery_retention from webhookpub.settings as s) as expires_at
-    from (select clock_timestamp() as at) as c
-    cross join lateral (select webhookpub.delivery_id(c.at) as id offset 0) as i
-  ),
   created as (
-    insert into webhookpub.deliveries as d
+    insert into webhookpub.delivery_history as h
       (id, webhook_id, event_id, event_type, event_created_at, message_id, max_attempts,
-       next_attempt_at, created_at, expires_at)
+       created_at)
     select
-      b.prefix || lpad(to_hex(row_number() over ()), 6, '0') || b.suffix,
-      m.webhook_id, m.event_id, m.event_type, m.event_created_at, m.message_id,
-      m.max_attempts, b.at, b.at, b.expires_at
+      m.delivery_id, m.webhook_id, m.event_id, m.event_type, m.event_created_at, m.message_id,
+      m.max_attempts, v_now
     from matched as m
-    cross join batch as b
     where m.webhook_id is not null
-    on conflict (event_id, webhook_id) where replay_id is null do nothing
-    returning d.webhook_id
+    on conflict (id) do nothing
+    returning h.id, h.webhook_id
+  ),
+  queued as (
+    insert into webhookpub.queue (delivery_id, webhook_id, due_at)
+    select c.id, c.webhook_id, v_now
+    from created as c
   ),
   moved as (
     insert into webhookpub.envelopes (event_id, created_at, user_id, body)
@@ -2100,6 +2072,109 @@ $$;
 comment on function webhookpub.fan_out_singly (text[]) is
   'Fans events out one by one; a culprit keeps its error and waits, while the others go on.';
 --! EndIncluded 2_fan_out/fan_out_singly.sql
+--! Included 5_retry/next_attempt_at.sql
+-- Says when a delivery is due again after a failed attempt.
+--
+-- Called by  webhookpub.judge_answers; whether there is a next attempt is decided there.
+-- Returns    p_now and the schedule's pause, with up to 10 % jitter either way, or what
+--            the receiver asked for when that is longer, up to 24 h.
+
+create or replace function webhookpub.next_attempt_at (
+  p_schedule interval[],
+  p_attempt integer,
+  p_retry_after interval default null,
+  p_now timestamptz default clock_timestamp()
+)
+  returns timestamptz
+  language sql
+  volatile
+  parallel safe
+return p_now + greatest(
+  -- A schedule that was cut short meanwhile goes on with its last pause.
+  coalesce(p_schedule[least(p_attempt, cardinality(p_schedule))], interval '1 minute')
+    * (0.9 + 0.2 * random()),
+  -- Not least() alone: that takes a null for the 24 hours.
+  case when p_retry_after is not null then least(p_retry_after, interval '24 hours') end
+);
+
+comment on function webhookpub.next_attempt_at (interval[], integer, interval, timestamptz) is
+  'When a delivery is due again after its nth failed attempt.';
+--! EndIncluded 5_retry/next_attempt_at.sql
+--! Included 7_inspect/deliveries.sql
+-- Every delivery: one event on its way to one webhook.
+--
+-- Called by  psql, applications: of one webhook, one event, one status; webhookpub.delivery_log
+--            has them newest first.
+--
+-- In two halves, so that what is pending is found by way of the queue, and what has ended
+-- without looking there.
+
+create or replace view webhookpub.deliveries
+  with (security_invoker = true)
+as
+  select
+    h.id, q.webhook_id, h.event_id, h.event_type, h.event_created_at, h.message_id, h.replay_id,
+    'pending' as status, q.leased, q.attempt as attempts, q.lost, h.max_attempts,
+    q.due_at as next_attempt_at, q.last_status_code, q.last_error, q.last_attempt_at,
+    h.delivered_at, h.created_at,
+    h.created_at + (select s.delivery_retention from webhookpub.settings as s) as expires_at
+  from webhookpub.queue as q
+  join webhookpub.delivery_history as h
+    on h.id = q.delivery_id and h.webhook_id = q.webhook_id
+  union all
+  select
+    h.id, h.webhook_id, h.event_id, h.event_type, h.event_created_at, h.message_id, h.replay_id,
+    h.status, false, h.attempts, h.lost, h.max_attempts,
+    null::timestamptz, h.last_status_code, h.last_error, h.last_attempt_at,
+    h.delivered_at, h.created_at,
+    h.created_at + (select s.delivery_retention from webhookpub.settings as s)
+  from webhookpub.delivery_history as h
+  where h.status <> 'pending';
+
+comment on view webhookpub.deliveries is
+  'Every delivery, first, replay or test: what and for whom, and how it stands.';
+comment on column webhookpub.deliveries.event_created_at is
+  'The partition key of its envelope.';
+comment on column webhookpub.deliveries.replay_id is
+  'Null for the first delivery; rpl_… names the call that replayed it, test_… a test.';
+comment on column webhookpub.deliveries.status is
+  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
+comment on column webhookpub.deliveries.leased is
+  'A worker has it until next_attempt_at; then it is due again.';
+comment on column webhookpub.deliveries.attempts is
+  'Attempts begun; the number of the last one, by which its answer is fenced.';
+comment on column webhookpub.deliveries.lost is
+  'Attempts that had no answer, for the worker was lost or gave it back; they do not count against max_attempts.';
+comment on column webhookpub.deliveries.next_attempt_at is
+  'When it is due, or, while it is leased, when the lease ends; null unless it is pending.';
+comment on column webhookpub.deliveries.expires_at is
+  'When maintenance may remove it, unless it is pending.';
+--! EndIncluded 7_inspect/deliveries.sql
+--! Included 2_fan_out/first_delivery_prefix.sql
+-- Makes what the ids of an event's first deliveries begin with; the first half of the webhook's
+-- own random digits is the rest. So there is one id for an event and a webhook: the primary key
+-- is the backstop against doubles. It begins with the time, so inserts go to the index's right
+-- edge and expiry walks in order.
+--
+-- Called by  webhookpub.fan_out_events.
+-- Returns    whd_, 12 hex digits of Unix milliseconds, 12 of the SHA-256 of the event's id. Two
+--            deliveries of a webhook whose events are of one millisecond differ by 48 bits.
+
+create or replace function webhookpub.first_delivery_prefix (
+  p_event_id text,
+  p_event_created_at timestamptz
+)
+  returns text
+  language sql
+  immutable
+  parallel safe
+return 'whd_'
+  || lpad(to_hex((extract(epoch from p_event_created_at) * 1000)::bigint), 12, '0')
+  || left(encode(sha256(convert_to(p_event_id, 'UTF8')), 'hex'), 12);
+
+comment on function webhookpub.first_delivery_prefix (text, timestamptz) is
+  'What the ids of an event''s first deliveries begin with: its time and a hash of its id.';
+--! EndIncluded 2_fan_out/first_delivery_prefix.sql
 --! Included 2_fan_out/fit_batch.sql
 -- Chooses from events that are locked as many as one statement can do in a moment.
 --
@@ -2389,51 +2464,48 @@ comment on function webhookpub.unmatched_clause
 --! Included 3_deliver/due_deliveries.sql
 -- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
 -- One whose circuit is open has none; when the pause is over, one, as a probe. Suspects
--- (webhookpub.due_suspects) come first. A webhook without a secret, as after a restore that
--- left them out, waits for webhookpub.rotate_secret: nothing goes out unsigned.
+-- (webhookpub.due_suspects) come first, then those whose worker was lost. A webhook without a
+-- secret, as after a restore that left them out, waits for webhookpub.rotate_secret: nothing
+-- goes out unsigned.
 --
 -- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
 -- Locks      the deliveries, skipping those that somebody else holds.
--- Returns    their ids, or null; the webhooks of which there may be more: those that used
---            up their room; and between when their events were published.
+-- Returns    where they are in the queue, or null; until when each would be leased; and
+--            whether it is the last for which its webhook had room.
 
 create or replace function webhookpub.due_deliveries (
   p_webhook_ids text[],
   p_limits integer[],
   p_now timestamptz,
   p_suspects text[],
-  out due text[],
-  out cut_short text[],
-  out first_event_at timestamptz,
-  out last_event_at timestamptz
+  out due tid[],
+  out leased_until timestamptz[],
+  out more boolean[]
 )
   language plpgsql
   volatile
-  -- From few webhooks to few deliveries, by index, whatever stale statistics say: there is
-  -- only this one plan, and making it takes longer than the rest.
-  set plan_cache_mode = force_generic_plan
-  set enable_seqscan = off
-  set jit = off
-  set enable_bitmapscan = off
 as $$
+declare
+  v_timeout constant interval := (select s.request_timeout from webhookpub.settings as s);
 begin
+  -- From few webhooks to few deliveries, by one look into an index for each: "offset 0" and
+  -- the order by keep the planner from any other way.
   select
-    array_agg(f.id), array_agg(w.id) filter (where f.n = w.room),
-    min(f.event_created_at), max(f.event_created_at)
-  into due, cut_short, first_event_at, last_event_at
+    array_agg(f.at),
+    array_agg(p_now + interval '15 seconds' + coalesce(w.request_timeout, v_timeout)),
+    array_agg(f.n = w.room)
+  into due, leased_until, more
   from unnest(p_webhook_ids, p_limits) as p (id, room)
   cross join lateral (
-    select w.id, least(p.room, webhookpub.requests_allowed(w, p_now) - (
-      -- In an order, so that no plan reads all that the webhook ever got.
+    select w.id, w.request_timeout, least(p.room, webhookpub.requests_allowed(w, p_now) - (
       select count(*)
       from (
         select
-        from webhookpub.deliveries as d
-        where d.webhook_id = w.id and d.status = 'pending' and d.leased
-          and d.next_attempt_at > p_now
-        order by d.next_attempt_at
+        from webhookpub.queue as q
+        where q.webhook_id = w.id and q.leased and q.due_at > p_now
+        order by q.due_at
         limit w.max_in_flight
-      ) as d
+      ) as q
     )) as room
     from webhookpub.webhooks as w
     where w.id = p.id and w.enabled
@@ -2443,38 +2515,35 @@ begin
     offset 0
   ) as w
   cross join lateral (
-    select u.id, u.event_created_at, row_number() over () as n
+    select u.at, row_number() over () as n
     from (
-      select s.id, s.event_created_at
+      select s.at
       from (
-        select d.id, d.event_created_at
-        from webhookpub.deliveries as d
-        where d.id = any (p_suspects)
-          -- By the primary key, never through all that the webhook has ever had.
-          and d.webhook_id || '' = w.id
+        select q.ctid as at
+        from webhookpub.queue as q
+        -- By the primary key, never through all that the webhook waits for.
+        where q.delivery_id = any (p_suspects) and q.webhook_id || '' = w.id
         limit greatest(w.room, 0)
         for update skip locked
       ) as s
       union all
-      -- Those whose worker was lost come first; whom two were lost with, only as p_suspects.
-      select l.id, l.event_created_at
+      -- Those that two workers were lost with go as p_suspects only.
+      select l.at
       from (
-        select d.id, d.event_created_at
-        from webhookpub.deliveries as d
-        where d.webhook_id = w.id and d.status = 'pending' and d.leased
-          and d.next_attempt_at <= p_now and d.lost_in_a_row = 0
-        order by d.next_attempt_at
+        select q.ctid as at
+        from webhookpub.queue as q
+        where q.webhook_id = w.id and q.leased and q.due_at <= p_now and q.suspicion = 0
+        order by q.due_at
         limit greatest(w.room, 0)
         for update skip locked
       ) as l
       union all
-      select r.id, r.event_created_at
+      select r.at
       from (
-        select d.id, d.event_created_at
-        from webhookpub.deliveries as d
-        where d.webhook_id = w.id and d.status = 'pending' and not d.leased
-          and d.next_attempt_at <= p_now
-        order by d.next_attempt_at
+        select q.ctid as at
+        from webhookpub.queue as q
+        where q.webhook_id = w.id and not q.leased and q.due_at <= p_now
+        order by q.due_at
         limit greatest(w.room, 0)
         for update skip locked
       ) as r
@@ -2485,7 +2554,7 @@ end;
 $$;
 
 comment on function webhookpub.due_deliveries (text[], integer[], timestamptz, text[]) is
-  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns their ids, and the webhooks that may have more.';
+  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns where they are in the queue.';
 --! EndIncluded 3_deliver/due_deliveries.sql
 --! Included 3_deliver/hmac_sha256.sql
 -- Computes the HMAC that both signature schemes are made of.
@@ -2514,19 +2583,19 @@ comment on function webhookpub.hmac_sha256 (bytea, bytea) is
   'HMAC-SHA256 of a message, 32 bytes.';
 --! EndIncluded 3_deliver/hmac_sha256.sql
 --! Included 3_deliver/lease_deliveries.sql
--- Leases due deliveries to a worker and says all that it needs to POST them.
+-- Leases due deliveries to a worker. It writes and returns next to nothing, so that it has
+-- committed before anything big travels: webhookpub.lease_requests says what to POST.
 --
 -- Called by  the deliverer of a worker, for many webhooks at once.
--- Locks      each webhook's lease, for the length of this call, in the order of their
---            hashes, which is what is locked; then the deliveries, skipping those that
---            somebody else holds; if there are suspects, every other choice of such, which
---            is not waited for.
--- Returns    one row for each leased delivery. timeout_ms is the deadline of the whole
---            exchange; the lease lasts 15 s longer, so that its answer can be recorded.
---            more: the webhook used up its room, so there may be more that is due.
+-- Locks      each webhook's lease, for the length of this call; then the deliveries. Whatever
+--            somebody else holds of it is skipped, never waited for.
+-- Returns    one row for each leased delivery. The lease lasts 15 s longer than its request
+--            may, so that its answer can be recorded. more: it was the last for which its
+--            webhook had room, so there may be more that is due; of a webhook whose lease
+--            somebody else held, there is this alone.
 --
--- The lease is next_attempt_at itself: an answer, a retry and a worker that died are all
--- the same thing, a pending row that is due or not.
+-- The lease is due_at itself: an answer, a retry and a worker that died are all the same
+-- thing, a row of the queue that is due or not.
 
 create or replace function webhookpub.lease_deliveries (
   p_webhook_ids text[],
@@ -2537,12 +2606,6 @@ create or replace function webhookpub.lease_deliveries (
     delivery_id text,
     attempt integer,
     started_at timestamptz,
-    timeout_ms integer,
-    url text,
-    headers jsonb,
-    body text,
-    allow_http boolean,
-    allowed_networks text[],
     more boolean
   )
   language plpgsql
@@ -2553,131 +2616,177 @@ create or replace function webhookpub.lease_deliveries (
   set enable_seqscan = off
   set jit = off
   set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
+  v_free text[];
+  v_held text[];
+  v_limits integer[];
   v_now timestamptz;
-  v_seconds bigint;
-  v_settings webhookpub.settings;
-  v_suspects text[];
-  v_trial_size integer;
-  v_due text[];
-  v_cut_short text[];
-  v_first_event_at timestamptz;
-  v_last_event_at timestamptz;
+  v_suspects record;
+  v_due record;
 begin
   -- A statement of its own: the next one must see what the last holder did.
-  perform pg_advisory_xact_lock(2003006833, o.hash)
+  select
+    array_agg(p.id) filter (where p.is_free),
+    array_agg(p.room) filter (where p.is_free),
+    array_agg(p.id) filter (where not p.is_free)
+  into v_free, v_limits, v_held
   from (
-    select distinct hashtext(p.id) as hash from unnest(p_webhook_ids) as p (id) order by hash
-  ) as o;
-  v_now := clock_timestamp();
-  v_seconds := floor(extract(epoch from v_now));
-  if exists (
-      select
-      from webhookpub.deliveries as d
-      where d.status = 'pending' and d.leased and d.lost_in_a_row > 0
-        and d.next_attempt_at <= v_now
-    )
-    and pg_try_advisory_xact_lock(2003006834, 3)
-  then
-    select s.ids, s.trial_size into v_suspects, v_trial_size
-    from webhookpub.due_suspects(p_webhook_ids, v_now) as s;
-  end if;
-  select d.due, d.cut_short, d.first_event_at, d.last_event_at
-  into v_due, v_cut_short, v_first_event_at, v_last_event_at
-  from webhookpub.due_deliveries(p_webhook_ids, p_limits, v_now, v_suspects) as d;
-  if v_due is null then
-    return;
-  end if;
-  select s.* into v_settings from webhookpub.settings as s;
-
+    select p.id, p.room, pg_try_advisory_xact_lock(2003006833, hashtext(p.id)) as is_free
+    from unnest(p_webhook_ids, p_limits) as p (id, room)
+    offset 0
+  ) as p;
   return query
-  with leased as (
-    update webhookpub.deliveries as d
+    select h.id, null::text, null::integer, null::timestamptz, true
+    from unnest(v_held) as h (id);
+
+  v_now := clock_timestamp();
+  v_suspects := webhookpub.due_suspects(v_free, v_now);
+  v_due := webhookpub.due_deliveries(v_free, v_limits, v_now, v_suspects.ids);
+  return query
+    update webhookpub.queue as q
     set
       leased = true,
-      lost = d.lost + d.leased::integer,
-      -- Any answer has ended the lease: then this begins anew.
-      lost_in_a_row = case when d.leased then d.lost_in_a_row + 1 else 0 end,
-      trial_size = case when d.leased and d.lost_in_a_row > 0 then v_trial_size end,
-      attempts = d.attempts + 1,
+      lost = q.lost + q.leased::integer,
+      suspicion = case
+        when not q.leased then 0
+        when q.suspicion = 0 then 1
+        when v_suspects.alone then 3
+        else 2
+      end,
+      attempt = q.attempt + 1,
       last_attempt_at = v_now,
-      next_attempt_at = v_now + interval '15 seconds' + coalesce(
-        (select w.request_timeout from webhookpub.webhooks as w where w.id = d.webhook_id),
-        v_settings.request_timeout
-      )
-    where d.id = any (v_due)
-    returning d.id, d.webhook_id, d.event_id, d.event_type, d.event_created_at, d.attempts
-  )
-  select
-    l.webhook_id,
-    l.id,
-    l.attempts,
-    v_now,
-    (extract(epoch from coalesce(w.request_timeout, v_settings.request_timeout)) * 1000)::integer,
-    w.url,
-    w.headers || jsonb_build_object(
-      'content-type', 'application/json',
-      'user-agent', 'webhookpub/' || webhookpub.version(),
-      'accept-encoding', 'identity',
-      'webhook-event-type', l.event_type,
-      'webhook-delivery-id', l.id,
-      'webhook-attempt', l.attempts::text
-    ) || case w.signature_scheme
-      when 'stripe' then jsonb_build_object(
-        'x-webhook-signature', 't=' || v_seconds || ',' || g.stripe
-      )
-      else jsonb_build_object(
-        'webhook-id', l.event_id,
-        'webhook-timestamp', v_seconds::text,
-        'webhook-signature', g.standard
-      )
-    end,
-    n.body,
-    v_settings.allow_http,
-    v_settings.allowed_networks::text[],
-    coalesce(l.webhook_id = any (v_cut_short), false)
-  from leased as l
-  -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
-  cross join lateral (
-    select w.* from webhookpub.webhooks as w where w.id = l.webhook_id offset 0
-  ) as w
-  cross join lateral (
-    select n.body
-    from webhookpub.envelopes as n
-    where n.event_id = l.event_id and n.created_at = l.event_created_at
-      -- So that only the partitions of these days are opened.
-      and n.created_at between v_first_event_at and v_last_event_at
-    offset 0
-  ) as n
-  cross join lateral (
-    select
-      string_agg(
-        case when w.signature_scheme = 'standard'
-          then webhookpub.sign_standard(k.secret, l.event_id, v_seconds, n.body)
-        end,
-        ' ' order by k.id desc
-      ) as standard,
-      string_agg(
-        case when w.signature_scheme = 'stripe'
-          then webhookpub.sign_stripe(k.secret, v_seconds, n.body)
-        end,
-        ',' order by k.id desc
-      ) as stripe
-    from webhookpub.secrets as k
-    where k.webhook_id = w.id and (k.expires_at is null or k.expires_at > v_now)
-  ) as g;
+      due_at = d.leased_until
+    from unnest(v_due.due, v_due.leased_until, v_due.more) as d (at, leased_until, more)
+    -- They are locked, so they are where they were.
+    where q.ctid = d.at
+    returning q.webhook_id, q.delivery_id, q.attempt, v_now, d.more;
 end;
 $$;
 
 comment on function webhookpub.lease_deliveries (text[], integer[]) is
-  'Leases due deliveries of these webhooks, at most p_limits of each, within max_in_flight; returns the requests, signed.';
+  'Leases due deliveries of these webhooks, at most p_limits of each, within max_in_flight; lease_requests says what to POST.';
 --! EndIncluded 3_deliver/lease_deliveries.sql
+--! Included 3_deliver/lease_requests.sql
+-- Says what to POST for deliveries that a worker has leased, signed with the secrets in force.
+-- As many as fit into some megabytes, and one at least: whoever asked asks again for the rest.
+--
+-- Called by  the deliverer of a worker. It writes nothing and locks nothing: whatever becomes
+--            of the worker while this travels, nobody waits for it.
+-- Returns    one row for each. If problem is not null, it can't be sent, for that reason: then
+--            the worker gives it back (webhookpub.release_deliveries), and the others go.
+
+create or replace function webhookpub.lease_requests (
+  p_delivery_ids text[]
+)
+  returns table (
+    delivery_id text,
+    event_id text,
+    event_type text,
+    url text,
+    headers jsonb,
+    signature_scheme text,
+    signed_at bigint,
+    signature text,
+    body text,
+    timeout_ms integer,
+    policy text,
+    problem text
+  )
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+begin
+  return query select * from webhookpub.signed_requests(p_delivery_ids);
+exception when data_exception or integrity_constraint_violation or external_routine_exception then
+  -- One of them is the culprit; some at a time, for each takes a look of its own.
+  foreach delivery_id in array p_delivery_ids[: 20] loop
+    begin
+      return query select * from webhookpub.signed_requests(array[delivery_id]);
+    exception when data_exception or integrity_constraint_violation or external_routine_exception then
+      problem := format('it can''t be signed: %s (%s)', sqlerrm, sqlstate);
+      return next;
+      problem := null;
+    end;
+  end loop;
+end;
+$$;
+
+comment on function webhookpub.lease_requests (text[]) is
+  'What to POST for these leased deliveries, signed; as many of them as fit into 8 MB, but one.';
+--! EndIncluded 3_deliver/lease_requests.sql
+--! Included 3_deliver/release_deliveries.sql
+-- Takes back leases of which nothing was sent. No attempt is burned: what the receiver does not
+-- know of does not count.
+--
+-- Called by  a worker that can't send them, or has to end.
+-- Locks      the deliveries, skipping those that somebody else holds: their leases run out.
+--
+-- With an error, they wait for a minute and keep it, for somebody has to see to it; without, they
+-- are due at once.
+
+create or replace function webhookpub.release_deliveries (
+  p_delivery_ids text[],
+  p_attempts integer[],
+  p_errors text[] default null
+)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_held tid[];
+  v_errors text[];
+begin
+  select array_agg(q.at), array_agg(p.error) into v_held, v_errors
+  from unnest(p_delivery_ids, p_attempts, p_errors) as p (delivery_id, attempt, error)
+  cross join lateral (
+    select q.ctid as at
+    from webhookpub.queue as q
+    where q.delivery_id = p.delivery_id and q.leased and q.attempt = p.attempt
+    for update skip locked
+    offset 0
+  ) as q;
+  update webhookpub.queue as q
+  set
+    leased = false,
+    lost = q.lost + 1,
+    suspicion = 0,
+    due_at = v_now + case when h.error is null then interval '0' else interval '1 minute' end,
+    last_error = coalesce(h.error, q.last_error)
+  from unnest(v_held, v_errors) as h (at, error)
+  where q.ctid = h.at;
+end;
+$$;
+
+comment on function webhookpub.release_deliveries (text[], integer[], text[]) is
+  'Gives back leased deliveries of which nothing was sent, each with the number of its attempt and, if there is one, the error that it keeps.';
+--! EndIncluded 3_deliver/release_deliveries.sql
 --! Included 3_deliver/sign_standard.sql
 -- Signs a request by the Standard Webhooks specification.
 --
--- Called by  webhookpub.lease_deliveries, per row: no pinned path, and no more immutable than
+-- Called by  webhookpub.signed_requests, per row: no pinned path, and no more immutable than
 --            convert_to is, so that it is inlined: faster, and the secret is nowhere a
 --            parameter, which might be logged.
 -- Returns    v1, and the base64 of the HMAC; the key is the decoded part of the secret.
@@ -2706,7 +2815,7 @@ comment on function webhookpub.sign_standard (text, text, bigint, text) is
 --! Included 3_deliver/sign_stripe.sql
 -- Signs a request in the manner of Stripe.
 --
--- Called by  webhookpub.lease_deliveries, per row: no pinned path, and no more immutable than
+-- Called by  webhookpub.signed_requests, per row: no pinned path, and no more immutable than
 --            convert_to is, so that it is inlined: faster, and the secret is nowhere a
 --            parameter, which might be logged.
 -- Returns    v1= and the HMAC in hex; the key is the whole secret, as text.
@@ -2730,6 +2839,160 @@ return 'v1=' || encode(
 comment on function webhookpub.sign_stripe (text, bigint, text) is
   'One signature of the scheme stripe: v1=<hex>. p_timestamp is in Unix seconds.';
 --! EndIncluded 3_deliver/sign_stripe.sql
+--! Included 3_deliver/signed_requests.sql
+-- Puts the requests of deliveries together and signs them.
+--
+-- Called by  webhookpub.lease_requests.
+-- Returns    as many of them, in order, as have bodies of 8 MB together, and one at least.
+--
+-- A webhook has one secret, or during a rotation two: the new one signs first.
+
+create or replace function webhookpub.signed_requests (
+  p_delivery_ids text[]
+)
+  returns table (
+    delivery_id text,
+    event_id text,
+    event_type text,
+    url text,
+    headers jsonb,
+    signature_scheme text,
+    signed_at bigint,
+    signature text,
+    body text,
+    timeout_ms integer,
+    policy text,
+    problem text
+  )
+  language plpgsql
+  volatile
+as $$
+#variable_conflict use_column
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_seconds constant bigint := floor(extract(epoch from v_now));
+  v_settings webhookpub.settings;
+  v_policy text;
+  v_history webhookpub.delivery_history[];
+  v_first_event_at timestamptz;
+  v_last_event_at timestamptz;
+begin
+  select s.* into v_settings from webhookpub.settings as s;
+  v_policy := json_build_object(
+    'allowHttp', v_settings.allow_http, 'allowed', v_settings.allowed_networks::text[]
+  );
+  select array_agg(h), min(h.event_created_at), max(h.event_created_at)
+  into v_history, v_first_event_at, v_last_event_at
+  from unnest(p_delivery_ids) as p (id)
+  cross join lateral (
+    select h.* from webhookpub.delivery_history as h where h.id = p.id offset 0
+  ) as h;
+
+  return query
+  with wanted as materialized (
+    select
+      h.id, h.event_id, h.event_type, h.webhook_id, n.body,
+      sum(octet_length(n.body)) over (rows unbounded preceding) - octet_length(n.body) as before
+    from unnest(v_history) as h
+    -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
+    left join lateral (
+      select n.body
+      from webhookpub.envelopes as n
+      where n.event_id = h.event_id and n.created_at = h.event_created_at
+        -- So that only the partitions of these days are opened.
+        and n.created_at between v_first_event_at and v_last_event_at
+      offset 0
+    ) as n on true
+  )
+  select
+    h.id, h.event_id, h.event_type, w.url, w.headers, w.signature_scheme, v_seconds, g.signature,
+    h.body,
+    (extract(epoch from coalesce(w.request_timeout, v_settings.request_timeout)) * 1000)::integer,
+    v_policy,
+    case
+      when h.body is null then 'its envelope is gone'
+      when g.signature is null then 'its webhook has no secret'
+    end
+  from wanted as h
+  cross join lateral (
+    select w.* from webhookpub.webhooks as w where w.id = h.webhook_id offset 0
+  ) as w
+  cross join lateral (
+    select
+      max(k.secret) filter (where k.expires_at is null) as current,
+      max(k.secret) filter (where k.expires_at > v_now) as previous
+    from webhookpub.secrets as k
+    where k.webhook_id = h.webhook_id
+    offset 0
+  ) as k
+  cross join lateral (
+    select case w.signature_scheme
+      when 'stripe' then webhookpub.sign_stripe(k.current, v_seconds, h.body)
+        || coalesce(',' || webhookpub.sign_stripe(k.previous, v_seconds, h.body), '')
+      else webhookpub.sign_standard(k.current, h.event_id, v_seconds, h.body)
+        || coalesce(' ' || webhookpub.sign_standard(k.previous, h.event_id, v_seconds, h.body), '')
+    end as signature
+    offset 0
+  ) as g
+  where h.before is null or h.before < 8000000;
+end;
+$$;
+
+comment on function webhookpub.signed_requests (text[]) is
+  'The requests of these deliveries, signed; as many as have bodies of 8 MB together, but one at least.';
+--! EndIncluded 3_deliver/signed_requests.sql
+--! Included 4_record/apply_verdicts.sql
+-- Moves deliveries as their answers want it: out of the queue and into the history, or to their
+-- next attempt.
+--
+-- Called by  webhookpub.record_attempts, which has locked them in the queue.
+--
+-- Of two answers to one delivery a success counts: it comes first, and then there is nothing in
+-- the queue for the other.
+
+create or replace function webhookpub.apply_verdicts (
+  p_answers webhookpub.answer[],
+  p_now timestamptz
+)
+  returns void
+  language plpgsql
+  volatile
+as $$
+begin
+  delete from webhookpub.queue as q
+  where q.ctid = any (array(
+    select a.queue_at from unnest(p_answers) as a where a.verdict in ('delivered', 'failed')
+  ));
+  update webhookpub.delivery_history as h
+  set
+    status = a.verdict,
+    attempts = a.attempts,
+    lost = a.lost,
+    last_attempt_at = a.last_attempt_at,
+    delivered_at = case when a.verdict = 'delivered' then p_now end,
+    last_status_code = a.status_code,
+    last_error = a.error
+  from (
+    select a.* from unnest(p_answers) as a where a.verdict in ('delivered', 'failed') offset 0
+  ) as a
+  where h.ctid = a.history_at;
+  update webhookpub.queue as q
+  set
+    leased = false,
+    suspicion = 0,
+    due_at = a.due_at,
+    last_status_code = a.status_code,
+    last_error = a.error
+  from (
+    select a.* from unnest(p_answers) as a where a.verdict = 'pending' offset 0
+  ) as a
+  where q.ctid = a.queue_at;
+end;
+$$;
+
+comment on function webhookpub.apply_verdicts (webhookpub.answer[], timestamptz) is
+  'Ends the deliveries of these answers, or moves them to their next attempt.';
+--! EndIncluded 4_record/apply_verdicts.sql
 --! Included 4_record/disable_webhooks.sql
 -- Disables webhooks for a reason of the system's own, and tells their users.
 --
@@ -2776,6 +3039,191 @@ $$;
 comment on function webhookpub.disable_webhooks (text[], text) is
   'Disables those of these webhooks that are enabled and publishes webhook.disabled for each.';
 --! EndIncluded 4_record/disable_webhooks.sql
+--! Included 4_record/end_deliveries.sql
+-- Takes deliveries out of the queue, without another attempt: what the queue knows of each
+-- becomes the end of its history.
+--
+-- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted, webhookpub.park_lost, which
+--            have locked them.
+-- Returns    how many.
+
+create or replace function webhookpub.end_deliveries (
+  p_delivery_ids text[],
+  p_status text
+)
+  returns bigint
+  language sql
+  volatile
+as $$
+  with taken as (
+    delete from webhookpub.queue as q
+    where q.delivery_id = any (p_delivery_ids)
+    returning q.*
+  ),
+  ended as (
+    update webhookpub.delivery_history as h
+    set
+      status = p_status,
+      attempts = t.attempt,
+      lost = t.lost,
+      last_attempt_at = t.last_attempt_at,
+      last_status_code = t.last_status_code,
+      last_error = t.last_error
+    from (
+      select t.*, (
+        select h.ctid from webhookpub.delivery_history as h where h.id = t.delivery_id
+      ) as at
+      from taken as t
+    ) as t
+    -- By where it is, which only whoever holds its row of the queue changes: no plan can
+    -- come to read the whole history.
+    where h.ctid = t.at
+    returning h.id
+  )
+  select count(*) from ended;
+$$;
+
+comment on function webhookpub.end_deliveries (text[], text) is
+  'Ends these deliveries, which are pending and locked, as failed or cancelled; returns how many.';
+--! EndIncluded 4_record/end_deliveries.sql
+--! Included 4_record/hold_gone.sql
+-- Locks the webhooks that answered 410: they are to be disabled in the same transaction.
+--
+-- Called by  webhookpub.record_attempts.
+-- Locks      those webhooks, skipping what somebody else holds.
+-- Returns    the deliveries whose webhooks somebody holds: their answers have to wait.
+
+create or replace function webhookpub.hold_gone (
+  p_delivery_ids text[],
+  p_status_codes integer[]
+)
+  returns text[]
+  language sql
+  volatile
+as $$
+  with gone as materialized (
+    select h.id, w.id as webhook_id
+    from unnest(p_delivery_ids, p_status_codes) as r (delivery_id, status_code)
+    cross join lateral (
+      select h.id, h.webhook_id
+      from webhookpub.delivery_history as h
+      where h.id = r.delivery_id and h.status = 'pending' and r.status_code = 410
+      offset 0
+    ) as h
+    join webhookpub.webhooks as w on w.id = h.webhook_id
+    where w.enabled
+  ),
+  locked as materialized (
+    select w.id
+    from webhookpub.webhooks as w
+    where w.id = any (array(select g.webhook_id from gone as g))
+    for no key update of w skip locked
+  )
+  select coalesce(array_agg(g.id) filter (where l.id is null), '{}')
+  from gone as g
+  left join locked as l on l.id = g.webhook_id;
+$$;
+
+comment on function webhookpub.hold_gone (text[], integer[]) is
+  'Locks the webhooks that answered 410; returns the deliveries of those that somebody else holds.';
+--! EndIncluded 4_record/hold_gone.sql
+--! Included 4_record/judge_answers.sql
+-- Decides what each answer means for its delivery.
+--
+-- Called by  webhookpub.record_attempts.
+-- Locks      those deliveries in the queue, skipping what somebody else holds: only whoever holds
+--            its row there changes a delivery's history.
+-- Returns    the answers whose deliveries exist, successes first, each with its verdict.
+--
+-- An answer counts if it is to the latest attempt of a pending delivery; a late 2xx counts as
+-- long as the delivery is pending. Anything else changes nothing, so that state never goes back.
+
+create or replace function webhookpub.judge_answers (
+  p_delivery_ids text[],
+  p_attempts integer[],
+  p_started_at timestamptz[],
+  p_durations_ms integer[],
+  p_outcomes text[],
+  p_status_codes integer[],
+  p_errors text[],
+  p_response_bodies text[],
+  p_retry_afters text[],
+  p_held text[],
+  p_now timestamptz
+)
+  returns webhookpub.answer[]
+  language sql
+  volatile
+as $$
+  select array_agg(
+    row(
+      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code, r.error,
+      r.response_body, h.webhook_id, h.at, q.at,
+      case
+        when h.status <> 'pending' then 'late'
+        when q.at is null then 'held'
+        when r.succeeded then 'delivered'
+        when not q.leased or r.attempt <> q.attempt then 'late'
+        when r.status_code = 410 or q.attempt - q.lost >= h.max_attempts then 'failed'
+        else 'pending'
+      end,
+      q.attempt,
+      q.lost,
+      q.last_attempt_at,
+      case when not r.succeeded then webhookpub.next_attempt_at(
+        w.retry_schedule,
+        q.attempt - q.lost,
+        case when r.status_code in (429, 503) then webhookpub.retry_after(r.retry_after, p_now) end,
+        p_now
+      ) end,
+      q.suspicion > 1
+    )::webhookpub.answer
+    order by r.succeeded desc
+  )
+  from (
+    select
+      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
+      r.response_body, r.retry_after, s.succeeded,
+      case when not s.succeeded then coalesce(r.error, 'HTTP ' || r.status_code) end as error
+    from unnest(
+      p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,
+      p_status_codes, p_errors, p_response_bodies, p_retry_afters
+    ) as r (
+      delivery_id, attempt, started_at, duration_ms, outcome,
+      status_code, error, response_body, retry_after
+    )
+    cross join lateral (select r.status_code between 200 and 299 is true) as s (succeeded)
+    offset 0
+  ) as r
+  -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
+  cross join lateral (
+    select h.ctid as at, h.webhook_id, h.max_attempts, h.status
+    from webhookpub.delivery_history as h
+    where h.id = r.delivery_id
+    offset 0
+  ) as h
+  left join lateral (
+    select w.retry_schedule
+    from webhookpub.webhooks as w
+    where w.id = h.webhook_id and not r.succeeded
+    offset 0
+  ) as w on true
+  left join lateral (
+    select q.ctid as at, q.attempt, q.lost, q.leased, q.suspicion, q.last_attempt_at
+    from webhookpub.queue as q
+    where q.delivery_id = r.delivery_id
+      and h.status = 'pending'
+      and r.delivery_id <> all (p_held)
+    for update skip locked
+    offset 0
+  ) as q on true;
+$$;
+
+comment on function webhookpub.judge_answers
+  (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[],
+   text[], timestamptz) is
+  'Locks the deliveries of these answers and decides what each means.';
+--! EndIncluded 4_record/judge_answers.sql
 --! Included 4_record/publish_delivery_failed.sql
 -- Tells a user's webhooks that deliveries ended without success.
 --
@@ -2807,9 +3255,10 @@ as $$
     ),
     event_id => webhookpub.event_id('webhook.delivery_failed', d.id)
   ))
-  from webhookpub.deliveries as d
+  from webhookpub.delivery_history as d
   join webhookpub.webhooks as w on w.id = d.webhook_id
   where d.id = any (p_delivery_ids)
+    and d.status = 'failed'
     and d.event_type not like 'webhook.%'
     and starts_with(d.replay_id, 'test_') is not true;
 $$;
@@ -2817,30 +3266,115 @@ $$;
 comment on function webhookpub.publish_delivery_failed (text[]) is
   'Publishes webhook.delivery_failed for each of these deliveries, but never about a webhook.* event or a test.';
 --! EndIncluded 4_record/publish_delivery_failed.sql
+--! Included 4_record/rate_webhooks.sql
+-- Keeps what answers say of their webhooks' health, where that changes.
+--
+-- Called by  webhookpub.record_attempts.
+-- Locks      those webhooks, skipping what somebody else holds.
+--
+-- It is approximate: what answers say (last_delivered_at, failing_since, failures, the circuit) is
+-- lost while somebody else holds the webhook, be it another record. Later answers say it again: a
+-- circuit may open or close some attempts late. None is disabled because of that
+-- (webhookpub.disable_failing).
+--
+-- A webhook's circuit opens when too many of its attempts in a row got no HTTP answer
+-- (webhookpub.circuit_pause), and closes with the first one, whatever its status.
+
+create or replace function webhookpub.rate_webhooks (
+  p_answers webhookpub.answer[],
+  p_now timestamptz
+)
+  returns void
+  language plpgsql
+  volatile
+as $$
+declare
+  v_min_failures constant integer := (
+    select s.auto_disable_min_failures from webhookpub.settings as s
+  );
+begin
+  update webhookpub.webhooks as w
+  set
+    last_delivered_at = case when c.succeeded then p_now else w.last_delivered_at end,
+    failing_since = case when not c.succeeded then coalesce(w.failing_since, p_now) end,
+    failures = case when c.succeeded then 0 else w.failures + c.attempts end,
+    unanswered = c.unanswered,
+    circuit_opened_at =
+      case when c.pause is not null then coalesce(w.circuit_opened_at, p_now) end,
+    circuit_retry_at = case
+      when c.unanswered = w.unanswered then w.circuit_retry_at
+      else p_now + c.pause
+    end
+  from (
+    select
+      w.at, h.succeeded, h.attempts, u.unanswered,
+      webhookpub.circuit_pause(u.unanswered) as pause
+    from (
+      select
+        a.webhook_id,
+        bool_or(a.verdict = 'delivered') as succeeded,
+        -- One may have been told twice.
+        count(distinct a.delivery_id) as attempts,
+        bool_or(a.outcome = 'responded') as answered
+      from unnest(p_answers) as a
+      where a.verdict in ('delivered', 'failed', 'pending')
+      group by a.webhook_id
+    ) as h
+    -- One look into an index; "offset 0" keeps the planner from joining.
+    cross join lateral (
+      select w.ctid as at, w.unanswered, w.circuit_opened_at, w.circuit_retry_at
+      from webhookpub.webhooks as w
+      where w.id = h.webhook_id
+        and (
+          case
+            when h.succeeded then
+              w.failing_since is not null
+              or w.last_delivered_at is null
+              or w.last_delivered_at < p_now - interval '10 seconds'
+            else w.failing_since is null or w.failures < v_min_failures
+          end
+          or case
+            when h.answered then w.unanswered > 0
+            else w.circuit_opened_at is null or w.circuit_retry_at <= p_now
+          end
+        )
+      for no key update skip locked
+      offset 0
+    ) as w
+    cross join lateral (
+      -- While a circuit is open, only a probe counts, and what is as late as one.
+      select case
+        when h.answered then 0
+        when w.circuit_opened_at is null then w.unanswered + h.attempts
+        when w.circuit_retry_at <= p_now then w.unanswered + 1
+        else w.unanswered
+      end::integer as unanswered
+      offset 0
+    ) as u
+    offset 0
+  ) as c
+  where w.ctid = c.at;
+end;
+$$;
+
+comment on function webhookpub.rate_webhooks (webhookpub.answer[], timestamptz) is
+  'Keeps what these answers say of their webhooks'' health and circuits, where it changes.';
+--! EndIncluded 4_record/rate_webhooks.sql
 --! Included 4_record/record_attempts.sql
 -- Records what came back, and decides what becomes of each delivery.
 --
 -- Called by  the deliverer of a worker, for many requests at once; safe to repeat.
--- Locks      the deliveries; webhooks only when their health changes. What somebody else
---            holds is skipped, never waited for: one application that leaves a transaction
+-- Locks      the deliveries in the queue; webhooks only when their health changes. What somebody
+--            else holds is skipped, never waited for: one application that leaves a transaction
 --            open must not keep the answers of all others from being recorded.
 -- Returns    the deliveries whose answers have to be told again, for somebody holds them.
 --
--- Every answer is kept as an attempt. An answer counts if it is to the latest attempt of
--- a pending delivery; a late 2xx counts as long as the delivery is pending. Anything else
--- changes nothing, so that state never goes back.
+-- Every answer is kept as an attempt. A delivery that has ended leaves the queue and is written
+-- to the history, once; one with a next attempt changes in the queue alone.
 --
--- A few answers go by a plan that is kept, for planning takes longer than the rest. It may have
--- been made when tables were small: so it looks up row by row, and never joins a whole table.
--- Many are worth a plan for their number.
---
--- A webhook's health is approximate: what answers say of it (last_delivered_at, failing_since,
--- failures, its circuit) is lost while somebody else holds the webhook, be it another record.
--- Later answers say it again: a circuit may open or close some attempts late. None is disabled
--- because of that (webhookpub.disable_failing), and a 410 is recorded with its webhook or later.
---
--- A webhook's circuit opens when too many of its attempts in a row got no HTTP answer
--- (webhookpub.circuit_pause), and closes with the first one, whatever its status.
+-- From few answers to few rows, by one look into an index or by where they are, which no plan
+-- can turn into reading a table through, whatever stale statistics say: there is only this one
+-- plan for any number, and none of its steps looks at all answers for each answer.
 
 create or replace function webhookpub.record_attempts (
   p_delivery_ids text[],
@@ -2858,204 +3392,57 @@ create or replace function webhookpub.record_attempts (
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
-  set plan_cache_mode = force_custom_plan
-  set enable_hashjoin = on
-  set enable_mergejoin = on
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
   set jit = off
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  -- Not joined: the planner takes the one row of settings for hundreds, and would read every
-  -- webhook.
-  v_min_failures constant integer := (
-    select s.auto_disable_min_failures from webhookpub.settings as s
-  );
   v_held text[] := '{}';
-  v_found text[];
-  v_gone text[];
-  v_failed text[];
-  v_tried boolean;
+  v_answers webhookpub.answer[];
+  v_seen record;
 begin
-  if cardinality(p_delivery_ids) <= 20 then
-    perform set_config('plan_cache_mode', 'force_generic_plan', true);
-    perform set_config('enable_hashjoin', 'off', true);
-    perform set_config('enable_mergejoin', 'off', true);
-  end if;
-  -- The webhook of a 410 is to be disabled, or else its answer waits, too.
   if 410 = any (p_status_codes) then
-    with gone as materialized (
-      select d.id, d.webhook_id
-      from unnest(p_delivery_ids, p_status_codes) as r (delivery_id, status_code)
-      join webhookpub.deliveries as d on d.id = r.delivery_id
-      join webhookpub.webhooks as w on w.id = d.webhook_id
-      where r.status_code = 410 and d.status = 'pending' and w.enabled
-    ),
-    locked as materialized (
-      select w.id
-      from webhookpub.webhooks as w
-      where w.id in (select g.webhook_id from gone as g)
-      for no key update of w skip locked
-    )
-    select coalesce(array_agg(g.id) filter (where l.id is null), '{}') into v_held
-    from gone as g
-    left join locked as l on l.id = g.webhook_id;
+    v_held := webhookpub.hold_gone(p_delivery_ids, p_status_codes);
   end if;
-
-  with answer as materialized (
-    select
-      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
-      r.response_body, r.retry_after,
-      case when (r.status_code between 200 and 299) is not true
-        then coalesce(r.error, 'HTTP ' || r.status_code)
-      end as error,
-      coalesce(r.status_code between 200 and 299, false) as succeeded,
-      coalesce(r.status_code = 410, false) as gone
-    from unnest(
-      p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,
-      p_status_codes, p_errors, p_response_bodies, p_retry_afters
-    ) as r (
-      delivery_id, attempt, started_at, duration_ms, outcome,
-      status_code, error, response_body, retry_after
-    )
-  ),
-  target as materialized (
-    select d.id, d.webhook_id, d.status, d.leased, d.attempts, d.lost, d.max_attempts,
-      d.lost_in_a_row > 1 as tried
-    from webhookpub.deliveries as d
-    where d.id = any (p_delivery_ids) and d.id <> all (v_held)
-    for update skip locked
-  ),
-  kept as (
-    insert into webhookpub.attempts
-      (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error,
-       response_body, webhook_id)
-    select
-      a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code,
-      a.error, a.response_body, t.webhook_id
-    from answer as a
-    join target as t on t.id = a.delivery_id
-    on conflict do nothing
-  ),
-  decided as materialized (
-    select distinct on (t.id)
-      t.id, t.webhook_id, t.tried, a.succeeded, a.gone, a.outcome, a.status_code, a.error,
-      case
-        when a.succeeded then 'delivered'
-        when a.gone or t.attempts - t.lost >= t.max_attempts then 'failed'
-        else 'pending'
-      end as status,
-      case when not a.succeeded then webhookpub.next_attempt_at(
-        w.retry_schedule,
-        t.attempts - t.lost,
-        case when a.status_code in (429, 503) then webhookpub.retry_after(a.retry_after, v_now) end,
-        v_now
-      ) end as next_attempt_at
-    from answer as a
-    join target as t on t.id = a.delivery_id
-    -- By one look into the index; "offset 0" keeps the planner from joining.
-    cross join lateral (
-      select w.retry_schedule from webhookpub.webhooks as w where w.id = t.webhook_id offset 0
-    ) as w
-    where t.status = 'pending' and ((t.leased and a.attempt = t.attempts) or a.succeeded)
-    order by t.id, a.succeeded desc
-  ),
-  updated as (
-    update webhookpub.deliveries as d
-    set
-      status = c.status,
-      leased = false,
-      next_attempt_at = case when c.status = 'pending' then c.next_attempt_at end,
-      delivered_at = case when c.status = 'delivered' then v_now end,
-      last_status_code = c.status_code,
-      last_error = c.error
-    from decided as c
-    -- Whichever is read first: only these, by their index.
-    where d.id = c.id and d.id = any (p_delivery_ids)
-  ),
-  health as (
-    select
-      c.webhook_id,
-      bool_or(c.succeeded) as succeeded,
-      count(*) as attempts,
-      bool_or(c.outcome = 'responded') as answered
-    from decided as c
-    group by c.webhook_id
-  ),
-  changed as materialized (
-    select
-      w.id, h.succeeded, h.attempts, h.answered,
-      -- While a circuit is open, only a probe counts, and what is as late as one.
-      case
-        when h.answered then 0
-        when w.circuit_opened_at is null then w.unanswered + h.attempts
-        when w.circuit_retry_at <= v_now then w.unanswered + 1
-        else w.unanswered
-      end::integer as unanswered
-    from health as h
-    cross join lateral (
-      select w.id, w.unanswered, w.circuit_opened_at, w.circuit_retry_at
-      from webhookpub.webhooks as w
-      where w.id = h.webhook_id
-        and (
-          case
-            when h.succeeded then
-              w.failing_since is not null
-              or w.last_delivered_at is null
-              or w.last_delivered_at < v_now - interval '10 seconds'
-            else w.failing_since is null or w.failures < v_min_failures
-          end
-          or case
-            when h.answered then w.unanswered > 0
-            else w.circuit_opened_at is null or w.circuit_retry_at <= v_now
-          end
-        )
-      for no key update skip locked
-      offset 0
-    ) as w
-  ),
-  rated as (
-    update webhookpub.webhooks as w
-    set
-      last_delivered_at = case when c.succeeded then v_now else w.last_delivered_at end,
-      failing_since = case when not c.succeeded then coalesce(w.failing_since, v_now) end,
-      failures = case when c.succeeded then 0 else w.failures + c.attempts end,
-      unanswered = c.unanswered,
-      circuit_opened_at =
-        case when c.pause is not null then coalesce(w.circuit_opened_at, v_now) end,
-      circuit_retry_at = case
-        when c.unanswered = w.unanswered then w.circuit_retry_at
-        else v_now + c.pause
-      end
-    from (select c.*, webhookpub.circuit_pause(c.unanswered) as pause from changed as c) as c
-    where w.id = c.id and w.id = any (array(select c.id from changed as c))
-  )
+  v_answers := webhookpub.judge_answers(
+    p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes, p_status_codes,
+    p_errors, p_response_bodies, p_retry_afters, v_held, v_now
+  );
+  insert into webhookpub.attempts
+    (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error, response_body,
+     webhook_id)
   select
-    (select array_agg(t.id) from target as t),
-    array_agg(distinct c.webhook_id) filter (where c.gone),
-    array_agg(c.id) filter (where c.status = 'failed'),
-    bool_or(c.tried)
-  into v_found, v_gone, v_failed, v_tried
-  from decided as c;
+    a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code, a.error,
+    a.response_body, a.webhook_id
+  from unnest(v_answers) as a
+  where a.verdict <> 'held'
+  on conflict do nothing;
 
-  if v_gone is not null then
-    perform webhookpub.disable_webhooks(v_gone, 'gone');
+  perform webhookpub.apply_verdicts(v_answers, v_now);
+  perform webhookpub.rate_webhooks(v_answers, v_now);
+
+  select
+    array_agg(a.delivery_id) filter (where a.verdict = 'held') as held,
+    array_agg(a.delivery_id) filter (where a.verdict = 'failed') as failed,
+    array_agg(a.webhook_id) filter (where a.verdict = 'failed' and a.status_code = 410) as gone,
+    bool_or(a.suspected) as suspected
+  into v_seen
+  from unnest(v_answers) as a;
+  if v_seen.gone is not null then
+    perform webhookpub.disable_webhooks(v_seen.gone, 'gone');
   end if;
-  if v_failed is not null then
-    perform webhookpub.publish_delivery_failed(v_failed);
+  if v_seen.failed is not null then
+    perform webhookpub.publish_delivery_failed(v_seen.failed);
   end if;
-  if v_tried then
+  if v_seen.suspected then
     -- A suspect less is under way: the next may be tried.
     perform webhookpub.wake_suspects(v_now);
   end if;
-  if cardinality(v_found) = cardinality(p_delivery_ids) then
-    return '{}';
-  end if;
-  return array(
-    select d.id
-    from webhookpub.deliveries as d
-    where d.id = any (p_delivery_ids) and d.id <> all (coalesce(v_found, '{}'))
-  );
+  return coalesce(v_seen.held, '{}');
 end;
 $$;
 
@@ -3195,7 +3582,7 @@ comment on function webhookpub.add_task_job (text, integer) is
 --! Included 5_retry/circuit_pause.sql
 -- Says how long a webhook is left alone that did not answer so many times in a row.
 --
--- Called by  webhookpub.record_attempts.
+-- Called by  webhookpub.rate_webhooks.
 -- Returns    null while its circuit stays closed; from the fifth on 10 s, doubled each
 --            time, up to 5 min, with up to 10 % jitter either way.
 
@@ -3235,111 +3622,76 @@ comment on function webhookpub.default_retry_schedule () is
 --! EndIncluded 5_retry/default_retry_schedule.sql
 --! Included 5_retry/due_suspects.sql
 -- Picks the suspects that may be tried now. Two workers in a row were lost with each of them
--- under way: one may be what kills workers, the others only have been there. So they are tried
--- a tenth at a time, and those that another worker is lost with, a tenth of that at a time, in
--- the whole database. Innocents are soon through; what a worker is lost with that was tried
--- alone is the culprit (webhookpub.park_lost).
+-- under way: one may be what kills workers, the others only have been there. So at most a tenth
+-- of them are tried at once, in the whole database: innocents are soon through. Those that
+-- another worker is lost with are tried one by one, with none of their like beside them; what a
+-- worker is lost with then is the culprit (webhookpub.park_lost).
 --
--- Called by  webhookpub.lease_deliveries, which lets nobody choose beside it;
---            webhookpub.wake_deliveries, webhookpub.wake_suspects: for all webhooks (null).
--- Returns    their ids, and which webhooks they are of, or null; and how many may be under way
---            at once while these are.
+-- Called by  webhookpub.lease_deliveries; webhookpub.wake_deliveries, webhookpub.wake_suspects:
+--            for all webhooks (null), only to look.
+-- Locks      the choice, until the transaction ends; who does not get it has no suspects.
+-- Returns    their ids, and which webhooks they are of, or null; and whether it is one alone.
 
 create or replace function webhookpub.due_suspects (
   p_webhook_ids text[],
   p_now timestamptz,
   out ids text[],
   out webhook_ids text[],
-  out trial_size integer
+  out alone boolean
 )
   language plpgsql
   volatile
-  set plan_cache_mode = force_generic_plan
-  set enable_hashjoin = off
-  set enable_mergejoin = off
-  set enable_seqscan = off
-  set jit = off
-  set enable_bitmapscan = off
 as $$
 declare
   v_size integer;
-  v_under_way integer;
 begin
-  -- By an index that is empty but for bad days.
-  select (count(*) + 9) / 10 into v_size
-  from webhookpub.deliveries as d
-  where d.status = 'pending' and d.leased and d.lost_in_a_row > 0 and d.next_attempt_at <= p_now;
-  if v_size = 0 then
+  -- By an index that is empty but for bad days; "is true" keeps the planner from any other.
+  if not exists (
+      select
+      from webhookpub.queue as q
+      where q.leased and q.suspicion > 0 and (q.due_at <= p_now) is true
+    )
+    or (p_webhook_ids is not null and not pg_catalog.pg_try_advisory_xact_lock(2003006834, 3))
+  then
     return;
   end if;
-  -- As long as some of a trial are under way, its size holds.
-  select count(*), coalesce(min(d.trial_size), v_size) into v_under_way, v_size
-  from webhookpub.deliveries as d
-  where d.status = 'pending' and d.leased and d.lost_in_a_row > 1 and d.next_attempt_at > p_now;
-  select array_agg(c.id), array_agg(distinct c.webhook_id), min(c.size)
-  into ids, webhook_ids, trial_size
+  select
+    case
+      when bool_or(q.suspicion = 3 and q.due_at > p_now) then 0
+      when bool_or(q.suspicion = 2 and q.due_at <= p_now) then 1
+      else (count(*) filter (where q.suspicion > 1 or q.due_at <= p_now) + 9) / 10
+    end - count(*) filter (where q.suspicion > 1 and q.due_at > p_now),
+    count(*) filter (where q.suspicion > 1 or q.due_at <= p_now) <= 10
+      or bool_or(q.suspicion = 2 and q.due_at <= p_now)
+  into v_size, alone
+  from webhookpub.queue as q
+  where q.leased and q.suspicion > 0;
+  select array_agg(c.delivery_id), array_agg(distinct c.webhook_id) into ids, webhook_ids
   from (
-    select
-      s.id, s.webhook_id, s.most,
-      row_number() over () as n,
-      least(v_size, first_value(s.most) over ()) as size
-    from (
-      select d.id, d.webhook_id, coalesce((d.trial_size + 9) / 10, v_size) as most
-      from webhookpub.deliveries as d
-      where d.status = 'pending' and d.leased and d.lost_in_a_row > 0
-        and d.next_attempt_at <= p_now
-        and d.trial_size is distinct from 1
-        and (p_webhook_ids is null or d.webhook_id = any (p_webhook_ids))
-      order by most desc, d.next_attempt_at
-    ) as s
-    where exists (
+    select q.delivery_id, q.webhook_id
+    from webhookpub.queue as q
+    cross join lateral (
       select
       from webhookpub.webhooks as w
-      where w.id = s.webhook_id and w.enabled
+      where w.id = q.webhook_id and w.enabled
         and webhookpub.requests_allowed(w, p_now) > (
           select count(*)
-          from webhookpub.deliveries as b
-          where b.webhook_id = w.id and b.status = 'pending' and b.leased
-            and b.next_attempt_at > p_now
+          from webhookpub.queue as b
+          where b.webhook_id = w.id and b.leased and b.due_at > p_now
         )
-    )
-    limit greatest(v_size - v_under_way, 0)
-  ) as c
-  where c.n <= c.size - v_under_way and c.most >= c.size;
+      offset 0
+    ) as w
+    where q.leased and q.suspicion > 0 and q.suspicion < 3 and (q.due_at <= p_now) is true
+      and (p_webhook_ids is null or q.webhook_id = any (p_webhook_ids))
+    order by q.suspicion desc, q.due_at
+    limit greatest(v_size, 0)
+  ) as c;
 end;
 $$;
 
 comment on function webhookpub.due_suspects (text[], timestamptz) is
-  'The deliveries of these webhooks (null: of all) that may be tried now though two workers were lost with them, and how many such may be under way at once.';
+  'The deliveries of these webhooks (null: of all) that may be tried now though two workers were lost with them, and whether it is one alone.';
 --! EndIncluded 5_retry/due_suspects.sql
---! Included 5_retry/next_attempt_at.sql
--- Says when a delivery is due again after a failed attempt.
---
--- Called by  webhookpub.record_attempts; whether there is a next attempt is decided there.
--- Returns    p_now and the schedule's pause, with up to 10 % jitter either way, or what
---            the receiver asked for when that is longer, up to 24 h.
-
-create or replace function webhookpub.next_attempt_at (
-  p_schedule interval[],
-  p_attempt integer,
-  p_retry_after interval default null,
-  p_now timestamptz default clock_timestamp()
-)
-  returns timestamptz
-  language sql
-  volatile
-  parallel safe
-return p_now + greatest(
-  -- A schedule that was cut short meanwhile goes on with its last pause.
-  coalesce(p_schedule[least(p_attempt, cardinality(p_schedule))], interval '1 minute')
-    * (0.9 + 0.2 * random()),
-  -- Not least() alone: that takes a null for the 24 hours.
-  case when p_retry_after is not null then least(p_retry_after, interval '24 hours') end
-);
-
-comment on function webhookpub.next_attempt_at (interval[], integer, interval, timestamptz) is
-  'When a delivery is due again after its nth failed attempt.';
---! EndIncluded 5_retry/next_attempt_at.sql
 --! Included 5_retry/park_lost.sql
 -- Gives deliveries up that three workers in a row, or more, were lost with, the last time with
 -- none of their like beside them (webhookpub.due_suspects).
@@ -3354,34 +3706,27 @@ create or replace function webhookpub.park_lost (
   returns bigint
   language plpgsql
   volatile
-  set enable_seqscan = off
-  set jit = off
-  set enable_bitmapscan = off
 as $$
 declare
   v_ids text[];
 begin
-  select array_agg(l.id) into v_ids
+  select array_agg(l.delivery_id) into v_ids
   from (
-    select d.id
-    from webhookpub.deliveries as d
-    where d.status = 'pending' and d.leased and d.lost_in_a_row > 1 and d.trial_size = 1
-      and d.next_attempt_at <= p_now
+    select q.delivery_id
+    from webhookpub.queue as q
+    where q.leased and q.suspicion > 2 and (q.due_at <= p_now) is true
     for update skip locked
   ) as l;
   if v_ids is null then
     return 0;
   end if;
-  update webhookpub.deliveries as d
+  update webhookpub.queue as q
   set
-    status = 'failed',
-    leased = false,
-    lost = d.lost + 1,
-    lost_in_a_row = d.lost_in_a_row + 1,
-    next_attempt_at = null,
+    lost = q.lost + 1,
     last_status_code = null,
-    last_error = format('parked: its worker was lost %s times in a row', d.lost_in_a_row + 1)
-  where d.id = any (v_ids);
+    last_error = format('parked: its worker was lost %s times', q.lost + 1)
+  where q.delivery_id = any (v_ids);
+  perform webhookpub.end_deliveries(v_ids, 'failed');
   perform webhookpub.publish_delivery_failed(v_ids);
   return cardinality(v_ids);
 end;
@@ -3417,7 +3762,7 @@ comment on function webhookpub.requests_allowed (webhookpub.webhooks, timestampt
 --! Included 5_retry/retry_after.sql
 -- Reads a Retry-After header: seconds or an HTTP date.
 --
--- Called by  webhookpub.record_attempts.
+-- Called by  webhookpub.judge_answers.
 -- Returns    how long to wait, at most 24 h; null when it says nothing that makes sense.
 
 create or replace function webhookpub.retry_after (
@@ -3492,15 +3837,15 @@ begin
   end if;
   -- From one webhook with pending deliveries to the next, by one look into the index.
   with recursive pending as (
-    select min(d.webhook_id) as webhook_id, 1 as n
-    from webhookpub.deliveries as d
-    where d.status = 'pending' and d.webhook_id > v_position
+    select min(q.webhook_id) as webhook_id, 1 as n
+    from webhookpub.queue as q
+    where q.webhook_id > v_position
     union all
     select
       (
-        select min(d.webhook_id)
-        from webhookpub.deliveries as d
-        where d.status = 'pending' and d.webhook_id > p.webhook_id
+        select min(q.webhook_id)
+        from webhookpub.queue as q
+        where q.webhook_id > p.webhook_id
       ),
       p.n + 1
     from pending as p
@@ -3599,15 +3944,14 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_webhook_ids text[];
 begin
-  select array_agg(distinct d.webhook_id) into v_webhook_ids
+  select array_agg(distinct q.webhook_id) into v_webhook_ids
   from (
-    select d.webhook_id
-    from webhookpub.deliveries as d
-    where d.status = 'pending' and d.attempts >= 0
-      and d.next_attempt_at between p_since and v_now
-    order by d.next_attempt_at desc
+    select q.webhook_id
+    from webhookpub.queue as q
+    where q.attempt >= 0 and q.due_at between p_since and v_now
+    order by q.due_at desc
     limit 1000
-  ) as d;
+  ) as q;
   -- What became due before a circuit's pause was over is older than that.
   select v_webhook_ids || array_agg(w.id) into v_webhook_ids
   from webhookpub.webhooks as w
@@ -3645,17 +3989,15 @@ begin
       )
       and exists (
         select
-        from webhookpub.deliveries as d
-        where d.webhook_id = w.id and d.status = 'pending' and d.leased in (true, false)
-          and d.next_attempt_at <= v_now
+        from webhookpub.queue as q
+        where q.webhook_id = w.id and q.leased in (true, false) and q.due_at <= v_now
       )
       -- One that has as many requests under way as it may is left alone: with the next answer
       -- its worker comes back for more.
       and webhookpub.requests_allowed(w, v_now) > (
         select count(*)
-        from webhookpub.deliveries as b
-        where b.webhook_id = w.id and b.status = 'pending' and b.leased
-          and b.next_attempt_at > v_now
+        from webhookpub.queue as b
+        where b.webhook_id = w.id and b.leased and b.due_at > v_now
       )
     offset 0
   ) as w;
@@ -3714,17 +4056,19 @@ create or replace function webhookpub.cancel_deleted ()
   set jit = off
 as $$
   with pending as materialized (
-    select d.id
+    select q.delivery_id
     from webhookpub.webhooks as w
     cross join lateral (
-      select d.id
-      from webhookpub.deliveries as d
-      where d.webhook_id = w.id and d.status = 'pending'
+      select q.delivery_id
+      from webhookpub.queue as q
+      where q.webhook_id = w.id
       for update skip locked
-    ) as d
+    ) as q
     where w.deleted_at is not null
   )
-  select webhookpub.cancel_deliveries(array(select p.id from pending as p));
+  select webhookpub.end_deliveries(
+    array(select p.delivery_id from pending as p), 'cancelled'
+  );
 $$;
 
 comment on function webhookpub.cancel_deleted () is
@@ -3854,6 +4198,9 @@ comment on function webhookpub.create_partitions (regclass, integer, timestamptz
 --
 -- Called by  webhookpub.maintain.
 -- Returns    how many of each.
+--
+-- Ids of deliveries are in the order of time: it walks them from where it was, so that a round
+-- with nothing to do reads nothing. Once a day it begins anew, for what was pending then.
 
 create or replace function webhookpub.delete_expired (
   p_limit integer default 5000,
@@ -3868,6 +4215,15 @@ create or replace function webhookpub.delete_expired (
   set enable_seqscan = off
   set jit = off
 as $$
+declare
+  v_retention constant interval := (select s.delivery_retention from webhookpub.settings as s);
+  -- No delivery is older than its id says; least() is for retentions longer than history.
+  v_before constant text := left(
+    webhookpub.delivery_id(greatest(p_now - least(v_retention, interval '1000 years'), 'epoch')),
+    16
+  );
+  v_from text;
+  v_ids text[];
 begin
   delete from webhookpub.events as e
   where e.ctid = any (array(
@@ -3887,13 +4243,29 @@ begin
   ));
   get diagnostics events = row_count;
 
-  delete from webhookpub.deliveries as d
-  where d.ctid = any (array(
-    select x.ctid
-    from webhookpub.deliveries as x
-    where x.status <> 'pending' and x.expires_at <= p_now
-    order by x.expires_at
+  update webhookpub.expiry as x
+  set
+    position = case when x.restart_at > p_now then x.position else '' end,
+    restart_at = case when x.restart_at > p_now then x.restart_at else p_now + interval '1 day' end
+  returning x.position into v_from;
+  select array_agg(h.id) into v_ids
+  from (
+    select h.id
+    from webhookpub.delivery_history as h
+    where h.id > v_from and h.id < v_before
+    order by h.id
     limit p_limit
+  ) as h;
+  deliveries := 0;
+  if v_ids is null then
+    return;
+  end if;
+  update webhookpub.expiry as x set position = v_ids[cardinality(v_ids)];
+  delete from webhookpub.delivery_history as h
+  where h.ctid = any (array(
+    select h.ctid
+    from webhookpub.delivery_history as h
+    where h.id = any (v_ids) and h.status <> 'pending' and h.created_at + v_retention <= p_now
     for update skip locked
   ));
   get diagnostics deliveries = row_count;
@@ -4047,8 +4419,14 @@ create or replace function webhookpub.envelopes_are_needed (
 as $$
   select exists (
     select
-    from webhookpub.deliveries as d
-    where d.status = 'pending' and d.event_created_at >= p_from and d.event_created_at < p_to
+    from webhookpub.queue as q
+    cross join lateral (
+      select h.event_created_at
+      from webhookpub.delivery_history as h
+      where h.id = q.delivery_id
+      offset 0
+    ) as h
+    where h.event_created_at >= p_from and h.event_created_at < p_to
   ) or exists (
     select
     from webhookpub.envelopes as n
@@ -4472,10 +4850,8 @@ as
       select jsonb_object_agg(s.status, s.count)
       from (
         select d.status, count(*) as count
-        from webhookpub.deliveries as d
+        from webhookpub.delivery_history as d
         where d.event_id = k.event_id
-          -- Both halves, because each has an index.
-          and (d.replay_id is null or d.replay_id is not null)
         group by d.status
       ) as s
     ) as deliveries,
@@ -4528,11 +4904,11 @@ as
     f.count as events_failing,
     case
       when p.count < 10000 then p.count
-      -- What vacuum or analyze last found in an index of those that are pending.
+      -- What vacuum or analyze last found.
       else greatest(p.count, (
         select c.reltuples::bigint
         from pg_class as c
-        where c.oid = 'webhookpub.deliveries_due'::regclass
+        where c.oid = 'webhookpub.queue'::regclass
       ))
     end as deliveries_pending,
     d.deliveries_due,
@@ -4593,44 +4969,41 @@ as
     select count(*) as count
     from (
       select
-      from webhookpub.deliveries as d
-      where d.status = 'pending' and d.attempts >= 0
-      order by d.next_attempt_at
+      from webhookpub.queue as q
+      where q.attempt >= 0
+      order by q.due_at
       limit 10000
     ) as w
   ) as p
   cross join (
     select
       count(*) as deliveries_due,
-      statement_timestamp() - min(w.next_attempt_at) as oldest_due
+      statement_timestamp() - min(w.due_at) as oldest_due
     from (
-      select d.next_attempt_at
-      from webhookpub.deliveries as d
+      select q.due_at
+      from webhookpub.queue as q
       -- One look into an index for each; "offset 0" keeps the planner from joining.
       cross join lateral (
         select
         from webhookpub.webhooks as w
-        where w.id = d.webhook_id and w.enabled and w.circuit_opened_at is null
+        where w.id = q.webhook_id and w.enabled and w.circuit_opened_at is null
         offset 0
       ) as w
-      where d.status = 'pending'
-        and d.attempts >= 0
-        and d.next_attempt_at <= statement_timestamp()
-      order by d.next_attempt_at
+      where q.attempt >= 0 and q.due_at <= statement_timestamp()
+      order by q.due_at
       limit 10000
     ) as w
   ) as d
   cross join (
     select count(*) filter (where w.leased) as deliveries_in_flight
     from (
-      select d.leased
-      from webhookpub.deliveries as d
-      where d.status = 'pending'
-        and d.attempts >= 0
+      select q.leased
+      from webhookpub.queue as q
+      where q.attempt >= 0
+        and q.due_at > statement_timestamp()
         -- The longest lease.
-        and d.next_attempt_at > statement_timestamp()
-        and d.next_attempt_at <= statement_timestamp() + interval '45 seconds'
-      order by d.next_attempt_at
+        and q.due_at <= statement_timestamp() + interval '45 seconds'
+      order by q.due_at
       limit 10000
     ) as w
   ) as l;
@@ -4657,7 +5030,7 @@ comment on column webhookpub.backlog.deliveries_in_flight is
 --
 -- Called by  psql: of one event, one webhook or one user, or the last ones, with a limit.
 --
--- Ids of deliveries are in the order of their creation.
+-- Ids are in the order of time: for first deliveries that of their events, else their own.
 
 create or replace view webhookpub.delivery_log
   with (security_invoker = true)
@@ -4667,18 +5040,21 @@ as
     w.url, d.status,
     case
       when d.status <> 'pending' then null
-      when d.leased and d.next_attempt_at > statement_timestamp() then 'answer'
+      when q.leased and q.due_at > statement_timestamp() then 'answer'
       when not w.enabled then 'enabled webhook'
-      when d.next_attempt_at > statement_timestamp() then 'next attempt'
+      when q.due_at > statement_timestamp() then 'next attempt'
       when w.circuit_retry_at > statement_timestamp() then 'closed circuit'
       else 'worker'
     end as waits_for,
-    d.attempts, d.max_attempts, d.next_attempt_at, d.last_status_code, d.last_error,
-    d.last_attempt_at, d.delivered_at, d.replay_id, d.message_id, d.expires_at
-  from webhookpub.deliveries as d
+    coalesce(q.attempt, d.attempts) as attempts, d.max_attempts, q.due_at as next_attempt_at,
+    coalesce(q.last_status_code, d.last_status_code) as last_status_code,
+    coalesce(q.last_error, d.last_error) as last_error,
+    coalesce(q.last_attempt_at, d.last_attempt_at) as last_attempt_at,
+    d.delivered_at, d.replay_id, d.message_id,
+    d.created_at + (select s.delivery_retention from webhookpub.settings as s) as expires_at
+  from webhookpub.delivery_history as d
   join webhookpub.webhooks as w on w.id = d.webhook_id
-  -- Both halves, because each has an index by event.
-  where d.replay_id is null or d.replay_id is not null
+  left join webhookpub.queue as q on q.delivery_id = d.id
   order by d.id desc;
 
 comment on view webhookpub.delivery_log is
@@ -4955,7 +5331,7 @@ comment on function webhookpub.read_metrics () is
 --! Included 7_inspect/version.sql
 -- The version of this schema: that of the package that installed it.
 --
--- Called by  webhookpub.lease_deliveries (user-agent); workers, when they start.
+-- Called by  workers, when they start.
 
 create or replace function webhookpub.version ()
   returns text
@@ -5001,15 +5377,20 @@ as
   left join lateral (
     select
       count(*) as pending,
-      statement_timestamp() - min(d.created_at) as oldest_pending,
-      count(*) filter (where d.leased and d.next_attempt_at > statement_timestamp()) as in_flight
+      statement_timestamp() - (
+        select h.created_at
+        from webhookpub.delivery_history as h
+        -- Ids are in the order of time.
+        where h.id = min(q.delivery_id)
+      ) as oldest_pending,
+      count(*) filter (where q.leased and q.due_at > statement_timestamp()) as in_flight
     from (
-      select d.created_at, d.leased, d.next_attempt_at
-      from webhookpub.deliveries as d
-      where d.webhook_id = w.id and d.status = 'pending'
-      order by d.leased, d.next_attempt_at
+      select q.delivery_id, q.leased, q.due_at
+      from webhookpub.queue as q
+      where q.webhook_id = w.id
+      order by q.leased, q.due_at
       limit 10000
-    ) as d
+    ) as q
   ) as p on true
   where w.deleted_at is null;
 
@@ -5076,7 +5457,7 @@ begin
   into
     v_event.id, v_event.user_id, v_event.type, v_event.message_id, v_event.created_at,
     v_event.matched_webhook_ids
-  from webhookpub.deliveries as d
+  from webhookpub.delivery_history as d
   join webhookpub.webhooks as w on w.id = d.webhook_id
   where d.event_id = p_event_id and d.replay_id is null
   group by d.event_id, w.user_id, d.event_type, d.message_id, d.event_created_at;
@@ -5128,6 +5509,7 @@ declare
   v_event constant webhookpub.events := webhookpub.find_event(p_event_id);
   v_webhook_ids text[] := v_event.matched_webhook_ids;
   v_is_kept boolean;
+  v_created text[];
 begin
   if p_webhook_id is not null then
     select array_agg(w.id) into v_webhook_ids
@@ -5142,22 +5524,31 @@ begin
   end if;
   v_is_kept := webhookpub.stored_envelope(v_event.id, v_event.created_at) is not null;
 
-  insert into webhookpub.deliveries
-    (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
-     max_attempts, next_attempt_at, created_at, expires_at)
-  select
-    webhookpub.delivery_id(v_now), w.id, v_event.id, v_event.type, v_event.created_at,
-    v_event.message_id, v_replay_id, cardinality(w.retry_schedule) + 1, v_now, v_now,
-    v_now + s.delivery_retention
-  from webhookpub.webhooks as w
-  cross join webhookpub.settings as s
-  where w.id = any (v_webhook_ids)
-    and w.id = any (v_event.matched_webhook_ids)
-    and w.enabled
-    and v_is_kept
-  order by w.id
-  on conflict (event_id, webhook_id) where replay_id is not null and status = 'pending'
-    do nothing;
+  -- The queue first: there, one replay of an event is pending for a webhook.
+  with queued as (
+    insert into webhookpub.queue as q (delivery_id, webhook_id, due_at, replay_of)
+    select webhookpub.delivery_id(v_now), w.id, v_now, v_event.id
+    from webhookpub.webhooks as w
+    where w.id = any (v_webhook_ids)
+      and w.id = any (v_event.matched_webhook_ids)
+      and w.enabled
+      and v_is_kept
+    order by w.id
+    on conflict (replay_of, webhook_id) where replay_of is not null do nothing
+    returning q.delivery_id, q.webhook_id
+  ),
+  created as (
+    insert into webhookpub.delivery_history as h
+      (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
+       max_attempts, created_at)
+    select
+      q.delivery_id, q.webhook_id, v_event.id, v_event.type, v_event.created_at,
+      v_event.message_id, v_replay_id, cardinality(w.retry_schedule) + 1, v_now
+    from queued as q
+    join webhookpub.webhooks as w on w.id = q.webhook_id
+    returning h.webhook_id
+  )
+  select array_agg(c.webhook_id) into v_created from created as c;
 
   return query
   with target as materialized (
@@ -5187,20 +5578,16 @@ begin
     end)
   from target as t
   left join lateral (
-    select d.*
-    from webhookpub.deliveries as d
+    select h.id, h.replay_id, h.created_at
+    from webhookpub.delivery_history as h
     where t.reason is null
-      and d.event_id = v_event.id and d.webhook_id = t.id and d.replay_id is not null
-    order by d.status = 'pending' desc, d.id desc
+      and h.event_id = v_event.id and h.webhook_id || '' = t.id and h.replay_id is not null
+    order by h.status = 'pending' desc, h.id desc
     limit 1
   ) as d on true
   order by t.created_at, t.id;
 
-  perform webhookpub.add_deliver_jobs(array(
-    select d.webhook_id
-    from webhookpub.deliveries as d
-    where d.event_id = v_event.id and d.replay_id = v_replay_id
-  ));
+  perform webhookpub.add_deliver_jobs(v_created);
 end;
 $$;
 
@@ -5245,7 +5632,6 @@ declare
   v_first_id constant text := left(
     webhookpub.delivery_id(least(greatest(p_since, 'epoch'), v_now)), 16
   );
-  v_expires_at timestamptz;
   v_count bigint;
 begin
   if (p_since < p_until) is not true then
@@ -5264,11 +5650,10 @@ begin
       hint = 'Leave them out to replay what failed.';
   end if;
 
-  select v_now + s.delivery_retention into v_expires_at from webhookpub.settings as s;
   with last as (
     select distinct on (d.event_id)
       d.event_id, d.event_type, d.event_created_at, d.message_id, d.status
-    from webhookpub.deliveries as d
+    from webhookpub.delivery_history as d
     where d.webhook_id = v_webhook.id
       and d.id >= v_first_id
       and d.event_created_at >= p_since
@@ -5287,20 +5672,26 @@ begin
           and n.created_at >= p_since and n.created_at < p_until
       )
   ),
-  created as (
-    insert into webhookpub.deliveries
-      (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
-       max_attempts, next_attempt_at, created_at, expires_at)
-    select
-      webhookpub.delivery_id(v_now), v_webhook.id, r.event_id, r.event_type,
-      r.event_created_at, r.message_id, v_replay_id,
-      cardinality(v_webhook.retry_schedule) + 1, v_now, v_now, v_expires_at
+  -- The queue first: there, one replay of an event is pending for a webhook.
+  queued as (
+    insert into webhookpub.queue as q (delivery_id, webhook_id, due_at, replay_of)
+    select webhookpub.delivery_id(v_now), v_webhook.id, v_now, r.event_id
     from replayable as r
     where not p_dry_run
     order by r.event_created_at
-    on conflict (event_id, webhook_id) where replay_id is not null and status = 'pending'
-      do nothing
-    returning id
+    on conflict (replay_of, webhook_id) where replay_of is not null do nothing
+    returning q.delivery_id, q.replay_of
+  ),
+  created as (
+    insert into webhookpub.delivery_history as h
+      (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
+       max_attempts, created_at)
+    select
+      q.delivery_id, v_webhook.id, r.event_id, r.event_type, r.event_created_at, r.message_id,
+      v_replay_id, cardinality(v_webhook.retry_schedule) + 1, v_now
+    from queued as q
+    join replayable as r on r.event_id = q.replay_of
+    returning h.id
   )
   select case when p_dry_run
     then (select count(*) from replayable)
@@ -5428,13 +5819,14 @@ begin
       || '", "created_at": "' || webhookpub.rfc3339(v_now)
       || '", "data": {"test": true, "message": "A test by webhookpub: this has not happened."}}'
   );
-  insert into webhookpub.deliveries
-    (id, webhook_id, event_id, event_type, event_created_at, replay_id, max_attempts,
-     next_attempt_at, created_at, expires_at)
-  select
+  insert into webhookpub.delivery_history
+    (id, webhook_id, event_id, event_type, event_created_at, replay_id, max_attempts, created_at)
+  values (
     v_delivery_id, v_webhook.id, v_event_id, v_type, v_now, 'test_' || webhookpub.random_hex(),
-    1, v_now, v_now, v_now + s.delivery_retention
-  from webhookpub.settings as s;
+    1, v_now
+  );
+  insert into webhookpub.queue (delivery_id, webhook_id, due_at)
+  values (v_delivery_id, v_webhook.id, v_now);
   perform webhookpub.add_deliver_jobs(array[v_webhook.id]);
   return v_delivery_id;
 end;
@@ -5586,8 +5978,9 @@ begin
   grant execute on function
     webhookpub.closed_networks,
     webhookpub.wake, webhookpub.enter_fan_out, webhookpub.leave_fan_out, webhookpub.fan_out,
-    webhookpub.fan_out_batch, webhookpub.lease_deliveries, webhookpub.record_attempts,
-    webhookpub.maintain, webhookpub.read_metrics
+    webhookpub.fan_out_batch, webhookpub.lease_deliveries, webhookpub.lease_requests,
+    webhookpub.release_deliveries, webhookpub.record_attempts, webhookpub.maintain,
+    webhookpub.read_metrics
   to webhookpub_worker;
 
   -- The secret that create_webhook and rotate_secret make is shown to their caller; no
@@ -5688,7 +6081,8 @@ begin
 
   grant select on
     webhookpub.event_types, webhookpub.webhooks, webhookpub.events, webhookpub.envelopes,
-    webhookpub.deliveries, webhookpub.attempts, webhookpub.publish_failures,
+    webhookpub.delivery_history, webhookpub.queue, webhookpub.deliveries,
+    webhookpub.attempts, webhookpub.publish_failures,
     webhookpub.tenants, webhookpub.envelopes_by_event, webhookpub.event_log,
     webhookpub.delivery_log, webhookpub.webhook_health
   to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
@@ -5698,6 +6092,9 @@ begin
     webhookpub.upkeep
   to webhookpub_operator, webhookpub_readonly;
 
+  -- For deliveries.expires_at.
+  grant select (delivery_retention) on webhookpub.settings to webhookpub_tenant;
+
   -- Neither where webhooks may point nor for how long things are kept.
   grant update (
     publish_enabled, max_payload_bytes, max_webhooks_per_user, request_timeout,
@@ -5706,7 +6103,8 @@ begin
   grant insert on webhookpub.event_types to webhookpub_operator;
 
   foreach v_table in array array[
-    'webhooks', 'events', 'envelopes', 'deliveries', 'attempts', 'publish_failures', 'tenants'
+    'webhooks', 'events', 'envelopes', 'delivery_history', 'queue', 'attempts',
+    'publish_failures', 'tenants'
   ]
   loop
     v_policy := v_table || '_of_all_users';

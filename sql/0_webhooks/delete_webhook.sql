@@ -27,13 +27,13 @@ begin
     headers = '{}'
   where w.id = p_webhook_id;
   delete from webhookpub.secrets as s where s.webhook_id = p_webhook_id;
-  perform webhookpub.cancel_deliveries(array(
-    select d.id
-    from webhookpub.deliveries as d
-    where d.webhook_id = p_webhook_id and d.status = 'pending'
-    order by d.id
+  perform webhookpub.end_deliveries(array(
+    select q.delivery_id
+    from webhookpub.queue as q
+    where q.webhook_id = p_webhook_id
+    order by q.delivery_id
     for update
-  ));
+  ), 'cancelled');
 end;
 $$;
 

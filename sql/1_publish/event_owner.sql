@@ -18,7 +18,7 @@ begin
   if not found then
     -- On the direct path an event leaves deliveries only.
     select w.user_id into v_user_id
-    from webhookpub.deliveries as d
+    from webhookpub.delivery_history as d
     join webhookpub.webhooks as w on w.id = d.webhook_id
     where d.event_id = p_event_id and d.replay_id is null
     limit 1;

@@ -1,10 +1,8 @@
--- Makes the id of a delivery: time first, so that ids are in the order of creation.
+-- Makes the id of a replay or a test: time first, so that ids are in the order of creation.
+-- First deliveries have theirs from webhookpub.first_delivery_prefix.
 --
--- Called by  webhookpub.fan_out_events, once a batch; steering functions, for each.
+-- Called by  steering functions, for each.
 -- Returns    whd_, 12 hex digits of Unix milliseconds, 20 random ones.
---
--- The primary key is then the newest-first order that people ask for, and its inserts go
--- to the index's right edge, however large the table is.
 
 create or replace function webhookpub.delivery_id (
   p_now timestamptz

@@ -25,8 +25,9 @@ create or replace function webhookpub.fan_out_events (
   set jit = off
 as $$
 declare
+  v_now constant timestamptz := clock_timestamp();
   -- To match in: two seconds, and for an event alone twice as much with each try.
-  v_until constant timestamptz := clock_timestamp() + interval '2 seconds' * case
+  v_until constant timestamptz := v_now + interval '2 seconds' * case
     when cardinality(p_events) = 1 then 2 ^ least(p_events[1].attempts, 4)
     else 1
   end;
@@ -48,8 +49,12 @@ begin
       e.message_id,
       e.created_at as event_created_at,
       w.id as webhook_id,
+      i.prefix || substr(w.id, 4, 12) as delivery_id,
       cardinality(w.retry_schedule) + 1 as max_attempts
     from unnest(p_events) as e
+    cross join lateral (
+      select webhookpub.first_delivery_prefix(e.id, e.created_at) as prefix offset 0
+    ) as i
     join event_type as t on t.name = e.type
     -- Parsed once an event, and only for users with a webhook that filters by it.
     left join lateral (
@@ -77,28 +82,22 @@ begin
       offset 0
     ) as w on true
   ),
-  -- Random bytes are dear: one id is made for the batch, and a number in its midst tells its
-  -- deliveries apart. They then go to the right edge of the index one after the other.
-  batch as materialized (
-    select
-      c.at, left(i.id, 16) as prefix, right(i.id, 14) as suffix,
-      c.at + (select s.delivery_retention from webhookpub.settings as s) as expires_at
-    from (select clock_timestamp() as at) as c
-    cross join lateral (select webhookpub.delivery_id(c.at) as id offset 0) as i
-  ),
   created as (
-    insert into webhookpub.deliveries as d
+    insert into webhookpub.delivery_history as h
       (id, webhook_id, event_id, event_type, event_created_at, message_id, max_attempts,
-       next_attempt_at, created_at, expires_at)
+       created_at)
     select
-      b.prefix || lpad(to_hex(row_number() over ()), 6, '0') || b.suffix,
-      m.webhook_id, m.event_id, m.event_type, m.event_created_at, m.message_id,
-      m.max_attempts, b.at, b.at, b.expires_at
+      m.delivery_id, m.webhook_id, m.event_id, m.event_type, m.event_created_at, m.message_id,
+      m.max_attempts, v_now
     from matched as m
-    cross join batch as b
     where m.webhook_id is not null
-    on conflict (event_id, webhook_id) where replay_id is null do nothing
-    returning d.webhook_id
+    on conflict (id) do nothing
+    returning h.id, h.webhook_id
+  ),
+  queued as (
+    insert into webhookpub.queue (delivery_id, webhook_id, due_at)
+    select c.id, c.webhook_id, v_now
+    from created as c
   ),
   moved as (
     insert into webhookpub.envelopes (event_id, created_at, user_id, body)

@@ -1,50 +1,47 @@
 -- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
 -- One whose circuit is open has none; when the pause is over, one, as a probe. Suspects
--- (webhookpub.due_suspects) come first. A webhook without a secret, as after a restore that
--- left them out, waits for webhookpub.rotate_secret: nothing goes out unsigned.
+-- (webhookpub.due_suspects) come first, then those whose worker was lost. A webhook without a
+-- secret, as after a restore that left them out, waits for webhookpub.rotate_secret: nothing
+-- goes out unsigned.
 --
 -- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
 -- Locks      the deliveries, skipping those that somebody else holds.
--- Returns    their ids, or null; the webhooks of which there may be more: those that used
---            up their room; and between when their events were published.
+-- Returns    where they are in the queue, or null; until when each would be leased; and
+--            whether it is the last for which its webhook had room.
 
 create or replace function webhookpub.due_deliveries (
   p_webhook_ids text[],
   p_limits integer[],
   p_now timestamptz,
   p_suspects text[],
-  out due text[],
-  out cut_short text[],
-  out first_event_at timestamptz,
-  out last_event_at timestamptz
+  out due tid[],
+  out leased_until timestamptz[],
+  out more boolean[]
 )
   language plpgsql
   volatile
-  -- From few webhooks to few deliveries, by index, whatever stale statistics say: there is
-  -- only this one plan, and making it takes longer than the rest.
-  set plan_cache_mode = force_generic_plan
-  set enable_seqscan = off
-  set jit = off
-  set enable_bitmapscan = off
 as $$
+declare
+  v_timeout constant interval := (select s.request_timeout from webhookpub.settings as s);
 begin
+  -- From few webhooks to few deliveries, by one look into an index for each: "offset 0" and
+  -- the order by keep the planner from any other way.
   select
-    array_agg(f.id), array_agg(w.id) filter (where f.n = w.room),
-    min(f.event_created_at), max(f.event_created_at)
-  into due, cut_short, first_event_at, last_event_at
+    array_agg(f.at),
+    array_agg(p_now + interval '15 seconds' + coalesce(w.request_timeout, v_timeout)),
+    array_agg(f.n = w.room)
+  into due, leased_until, more
   from unnest(p_webhook_ids, p_limits) as p (id, room)
   cross join lateral (
-    select w.id, least(p.room, webhookpub.requests_allowed(w, p_now) - (
-      -- In an order, so that no plan reads all that the webhook ever got.
+    select w.id, w.request_timeout, least(p.room, webhookpub.requests_allowed(w, p_now) - (
       select count(*)
       from (
         select
-        from webhookpub.deliveries as d
-        where d.webhook_id = w.id and d.status = 'pending' and d.leased
-          and d.next_attempt_at > p_now
-        order by d.next_attempt_at
+        from webhookpub.queue as q
+        where q.webhook_id = w.id and q.leased and q.due_at > p_now
+        order by q.due_at
         limit w.max_in_flight
-      ) as d
+      ) as q
     )) as room
     from webhookpub.webhooks as w
     where w.id = p.id and w.enabled
@@ -54,38 +51,35 @@ begin
     offset 0
   ) as w
   cross join lateral (
-    select u.id, u.event_created_at, row_number() over () as n
+    select u.at, row_number() over () as n
     from (
-      select s.id, s.event_created_at
+      select s.at
       from (
-        select d.id, d.event_created_at
-        from webhookpub.deliveries as d
-        where d.id = any (p_suspects)
-          -- By the primary key, never through all that the webhook has ever had.
-          and d.webhook_id || '' = w.id
+        select q.ctid as at
+        from webhookpub.queue as q
+        -- By the primary key, never through all that the webhook waits for.
+        where q.delivery_id = any (p_suspects) and q.webhook_id || '' = w.id
         limit greatest(w.room, 0)
         for update skip locked
       ) as s
       union all
-      -- Those whose worker was lost come first; whom two were lost with, only as p_suspects.
-      select l.id, l.event_created_at
+      -- Those that two workers were lost with go as p_suspects only.
+      select l.at
       from (
-        select d.id, d.event_created_at
-        from webhookpub.deliveries as d
-        where d.webhook_id = w.id and d.status = 'pending' and d.leased
-          and d.next_attempt_at <= p_now and d.lost_in_a_row = 0
-        order by d.next_attempt_at
+        select q.ctid as at
+        from webhookpub.queue as q
+        where q.webhook_id = w.id and q.leased and q.due_at <= p_now and q.suspicion = 0
+        order by q.due_at
         limit greatest(w.room, 0)
         for update skip locked
       ) as l
       union all
-      select r.id, r.event_created_at
+      select r.at
       from (
-        select d.id, d.event_created_at
-        from webhookpub.deliveries as d
-        where d.webhook_id = w.id and d.status = 'pending' and not d.leased
-          and d.next_attempt_at <= p_now
-        order by d.next_attempt_at
+        select q.ctid as at
+        from webhookpub.queue as q
+        where q.webhook_id = w.id and not q.leased and q.due_at <= p_now
+        order by q.due_at
         limit greatest(w.room, 0)
         for update skip locked
       ) as r
@@ -96,4 +90,4 @@ end;
 $$;
 
 comment on function webhookpub.due_deliveries (text[], integer[], timestamptz, text[]) is
-  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns their ids, and the webhooks that may have more.';
+  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns where they are in the queue.';

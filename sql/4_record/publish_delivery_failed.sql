@@ -28,9 +28,10 @@ as $$
     ),
     event_id => webhookpub.event_id('webhook.delivery_failed', d.id)
   ))
-  from webhookpub.deliveries as d
+  from webhookpub.delivery_history as d
   join webhookpub.webhooks as w on w.id = d.webhook_id
   where d.id = any (p_delivery_ids)
+    and d.status = 'failed'
     and d.event_type not like 'webhook.%'
     and starts_with(d.replay_id, 'test_') is not true;
 $$;

@@ -1,6 +1,6 @@
 -- Says how long a webhook is left alone that did not answer so many times in a row.
 --
--- Called by  webhookpub.record_attempts.
+-- Called by  webhookpub.rate_webhooks.
 -- Returns    null while its circuit stays closed; from the fifth on 10 s, doubled each
 --            time, up to 5 min, with up to 10 % jitter either way.
 

@@ -1,6 +1,6 @@
 -- Says when a delivery is due again after a failed attempt.
 --
--- Called by  webhookpub.record_attempts; whether there is a next attempt is decided there.
+-- Called by  webhookpub.judge_answers; whether there is a next attempt is decided there.
 -- Returns    p_now and the schedule's pause, with up to 10 % jitter either way, or what
 --            the receiver asked for when that is longer, up to 24 h.
 

@@ -11,34 +11,27 @@ create or replace function webhookpub.park_lost (
   returns bigint
   language plpgsql
   volatile
-  set enable_seqscan = off
-  set jit = off
-  set enable_bitmapscan = off
 as $$
 declare
   v_ids text[];
 begin
-  select array_agg(l.id) into v_ids
+  select array_agg(l.delivery_id) into v_ids
   from (
-    select d.id
-    from webhookpub.deliveries as d
-    where d.status = 'pending' and d.leased and d.lost_in_a_row > 1 and d.trial_size = 1
-      and d.next_attempt_at <= p_now
+    select q.delivery_id
+    from webhookpub.queue as q
+    where q.leased and q.suspicion > 2 and (q.due_at <= p_now) is true
     for update skip locked
   ) as l;
   if v_ids is null then
     return 0;
   end if;
-  update webhookpub.deliveries as d
+  update webhookpub.queue as q
   set
-    status = 'failed',
-    leased = false,
-    lost = d.lost + 1,
-    lost_in_a_row = d.lost_in_a_row + 1,
-    next_attempt_at = null,
+    lost = q.lost + 1,
     last_status_code = null,
-    last_error = format('parked: its worker was lost %s times in a row', d.lost_in_a_row + 1)
-  where d.id = any (v_ids);
+    last_error = format('parked: its worker was lost %s times', q.lost + 1)
+  where q.delivery_id = any (v_ids);
+  perform webhookpub.end_deliveries(v_ids, 'failed');
   perform webhookpub.publish_delivery_failed(v_ids);
   return cardinality(v_ids);
 end;

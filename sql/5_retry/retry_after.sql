@@ -1,6 +1,6 @@
 -- Reads a Retry-After header: seconds or an HTTP date.
 --
--- Called by  webhookpub.record_attempts.
+-- Called by  webhookpub.judge_answers.
 -- Returns    how long to wait, at most 24 h; null when it says nothing that makes sense.
 
 create or replace function webhookpub.retry_after (

@@ -33,15 +33,15 @@ begin
   end if;
   -- From one webhook with pending deliveries to the next, by one look into the index.
   with recursive pending as (
-    select min(d.webhook_id) as webhook_id, 1 as n
-    from webhookpub.deliveries as d
-    where d.status = 'pending' and d.webhook_id > v_position
+    select min(q.webhook_id) as webhook_id, 1 as n
+    from webhookpub.queue as q
+    where q.webhook_id > v_position
     union all
     select
       (
-        select min(d.webhook_id)
-        from webhookpub.deliveries as d
-        where d.status = 'pending' and d.webhook_id > p.webhook_id
+        select min(q.webhook_id)
+        from webhookpub.queue as q
+        where q.webhook_id > p.webhook_id
       ),
       p.n + 1
     from pending as p

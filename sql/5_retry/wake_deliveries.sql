@@ -21,15 +21,14 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_webhook_ids text[];
 begin
-  select array_agg(distinct d.webhook_id) into v_webhook_ids
+  select array_agg(distinct q.webhook_id) into v_webhook_ids
   from (
-    select d.webhook_id
-    from webhookpub.deliveries as d
-    where d.status = 'pending' and d.attempts >= 0
-      and d.next_attempt_at between p_since and v_now
-    order by d.next_attempt_at desc
+    select q.webhook_id
+    from webhookpub.queue as q
+    where q.attempt >= 0 and q.due_at between p_since and v_now
+    order by q.due_at desc
     limit 1000
-  ) as d;
+  ) as q;
   -- What became due before a circuit's pause was over is older than that.
   select v_webhook_ids || array_agg(w.id) into v_webhook_ids
   from webhookpub.webhooks as w
@@ -67,17 +66,15 @@ begin
       )
       and exists (
         select
-        from webhookpub.deliveries as d
-        where d.webhook_id = w.id and d.status = 'pending' and d.leased in (true, false)
-          and d.next_attempt_at <= v_now
+        from webhookpub.queue as q
+        where q.webhook_id = w.id and q.leased in (true, false) and q.due_at <= v_now
       )
       -- One that has as many requests under way as it may is left alone: with the next answer
       -- its worker comes back for more.
       and webhookpub.requests_allowed(w, v_now) > (
         select count(*)
-        from webhookpub.deliveries as b
-        where b.webhook_id = w.id and b.status = 'pending' and b.leased
-          and b.next_attempt_at > v_now
+        from webhookpub.queue as b
+        where b.webhook_id = w.id and b.leased and b.due_at > v_now
       )
     offset 0
   ) as w;

@@ -14,17 +14,19 @@ create or replace function webhookpub.cancel_deleted ()
   set jit = off
 as $$
   with pending as materialized (
-    select d.id
+    select q.delivery_id
     from webhookpub.webhooks as w
     cross join lateral (
-      select d.id
-      from webhookpub.deliveries as d
-      where d.webhook_id = w.id and d.status = 'pending'
+      select q.delivery_id
+      from webhookpub.queue as q
+      where q.webhook_id = w.id
       for update skip locked
-    ) as d
+    ) as q
     where w.deleted_at is not null
   )
-  select webhookpub.cancel_deliveries(array(select p.id from pending as p));
+  select webhookpub.end_deliveries(
+    array(select p.delivery_id from pending as p), 'cancelled'
+  );
 $$;
 
 comment on function webhookpub.cancel_deleted () is

@@ -17,8 +17,14 @@ create or replace function webhookpub.envelopes_are_needed (
 as $$
   select exists (
     select
-    from webhookpub.deliveries as d
-    where d.status = 'pending' and d.event_created_at >= p_from and d.event_created_at < p_to
+    from webhookpub.queue as q
+    cross join lateral (
+      select h.event_created_at
+      from webhookpub.delivery_history as h
+      where h.id = q.delivery_id
+      offset 0
+    ) as h
+    where h.event_created_at >= p_from and h.event_created_at < p_to
   ) or exists (
     select
     from webhookpub.envelopes as n

@@ -14,11 +14,11 @@ as
     f.count as events_failing,
     case
       when p.count < 10000 then p.count
-      -- What vacuum or analyze last found in an index of those that are pending.
+      -- What vacuum or analyze last found.
       else greatest(p.count, (
         select c.reltuples::bigint
         from pg_class as c
-        where c.oid = 'webhookpub.deliveries_due'::regclass
+        where c.oid = 'webhookpub.queue'::regclass
       ))
     end as deliveries_pending,
     d.deliveries_due,
@@ -79,44 +79,41 @@ as
     select count(*) as count
     from (
       select
-      from webhookpub.deliveries as d
-      where d.status = 'pending' and d.attempts >= 0
-      order by d.next_attempt_at
+      from webhookpub.queue as q
+      where q.attempt >= 0
+      order by q.due_at
       limit 10000
     ) as w
   ) as p
   cross join (
     select
       count(*) as deliveries_due,
-      statement_timestamp() - min(w.next_attempt_at) as oldest_due
+      statement_timestamp() - min(w.due_at) as oldest_due
     from (
-      select d.next_attempt_at
-      from webhookpub.deliveries as d
+      select q.due_at
+      from webhookpub.queue as q
       -- One look into an index for each; "offset 0" keeps the planner from joining.
       cross join lateral (
         select
         from webhookpub.webhooks as w
-        where w.id = d.webhook_id and w.enabled and w.circuit_opened_at is null
+        where w.id = q.webhook_id and w.enabled and w.circuit_opened_at is null
         offset 0
       ) as w
-      where d.status = 'pending'
-        and d.attempts >= 0
-        and d.next_attempt_at <= statement_timestamp()
-      order by d.next_attempt_at
+      where q.attempt >= 0 and q.due_at <= statement_timestamp()
+      order by q.due_at
       limit 10000
     ) as w
   ) as d
   cross join (
     select count(*) filter (where w.leased) as deliveries_in_flight
     from (
-      select d.leased
-      from webhookpub.deliveries as d
-      where d.status = 'pending'
-        and d.attempts >= 0
+      select q.leased
+      from webhookpub.queue as q
+      where q.attempt >= 0
+        and q.due_at > statement_timestamp()
         -- The longest lease.
-        and d.next_attempt_at > statement_timestamp()
-        and d.next_attempt_at <= statement_timestamp() + interval '45 seconds'
-      order by d.next_attempt_at
+        and q.due_at <= statement_timestamp() + interval '45 seconds'
+      order by q.due_at
       limit 10000
     ) as w
   ) as l;

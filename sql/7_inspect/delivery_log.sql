@@ -2,7 +2,7 @@
 --
 -- Called by  psql: of one event, one webhook or one user, or the last ones, with a limit.
 --
--- Ids of deliveries are in the order of their creation.
+-- Ids are in the order of time: for first deliveries that of their events, else their own.
 
 create or replace view webhookpub.delivery_log
   with (security_invoker = true)
@@ -12,18 +12,21 @@ as
     w.url, d.status,
     case
       when d.status <> 'pending' then null
-      when d.leased and d.next_attempt_at > statement_timestamp() then 'answer'
+      when q.leased and q.due_at > statement_timestamp() then 'answer'
       when not w.enabled then 'enabled webhook'
-      when d.next_attempt_at > statement_timestamp() then 'next attempt'
+      when q.due_at > statement_timestamp() then 'next attempt'
       when w.circuit_retry_at > statement_timestamp() then 'closed circuit'
       else 'worker'
     end as waits_for,
-    d.attempts, d.max_attempts, d.next_attempt_at, d.last_status_code, d.last_error,
-    d.last_attempt_at, d.delivered_at, d.replay_id, d.message_id, d.expires_at
-  from webhookpub.deliveries as d
+    coalesce(q.attempt, d.attempts) as attempts, d.max_attempts, q.due_at as next_attempt_at,
+    coalesce(q.last_status_code, d.last_status_code) as last_status_code,
+    coalesce(q.last_error, d.last_error) as last_error,
+    coalesce(q.last_attempt_at, d.last_attempt_at) as last_attempt_at,
+    d.delivered_at, d.replay_id, d.message_id,
+    d.created_at + (select s.delivery_retention from webhookpub.settings as s) as expires_at
+  from webhookpub.delivery_history as d
   join webhookpub.webhooks as w on w.id = d.webhook_id
-  -- Both halves, because each has an index by event.
-  where d.replay_id is null or d.replay_id is not null
+  left join webhookpub.queue as q on q.delivery_id = d.id
   order by d.id desc;
 
 comment on view webhookpub.delivery_log is

@@ -15,10 +15,8 @@ as
       select jsonb_object_agg(s.status, s.count)
       from (
         select d.status, count(*) as count
-        from webhookpub.deliveries as d
+        from webhookpub.delivery_history as d
         where d.event_id = k.event_id
-          -- Both halves, because each has an index.
-          and (d.replay_id is null or d.replay_id is not null)
         group by d.status
       ) as s
     ) as deliveries,

@@ -1,6 +1,6 @@
 -- The version of this schema: that of the package that installed it.
 --
--- Called by  webhookpub.lease_deliveries (user-agent); workers, when they start.
+-- Called by  workers, when they start.
 
 create or replace function webhookpub.version ()
   returns text

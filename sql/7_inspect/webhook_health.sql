@@ -32,15 +32,20 @@ as
   left join lateral (
     select
       count(*) as pending,
-      statement_timestamp() - min(d.created_at) as oldest_pending,
-      count(*) filter (where d.leased and d.next_attempt_at > statement_timestamp()) as in_flight
+      statement_timestamp() - (
+        select h.created_at
+        from webhookpub.delivery_history as h
+        -- Ids are in the order of time.
+        where h.id = min(q.delivery_id)
+      ) as oldest_pending,
+      count(*) filter (where q.leased and q.due_at > statement_timestamp()) as in_flight
     from (
-      select d.created_at, d.leased, d.next_attempt_at
-      from webhookpub.deliveries as d
-      where d.webhook_id = w.id and d.status = 'pending'
-      order by d.leased, d.next_attempt_at
+      select q.delivery_id, q.leased, q.due_at
+      from webhookpub.queue as q
+      where q.webhook_id = w.id
+      order by q.leased, q.due_at
       limit 10000
-    ) as d
+    ) as q
   ) as p on true
   where w.deleted_at is null;
 

@@ -30,7 +30,7 @@ begin
   into
     v_event.id, v_event.user_id, v_event.type, v_event.message_id, v_event.created_at,
     v_event.matched_webhook_ids
-  from webhookpub.deliveries as d
+  from webhookpub.delivery_history as d
   join webhookpub.webhooks as w on w.id = d.webhook_id
   where d.event_id = p_event_id and d.replay_id is null
   group by d.event_id, w.user_id, d.event_type, d.message_id, d.event_created_at;

@@ -32,6 +32,7 @@ declare
   v_event constant webhookpub.events := webhookpub.find_event(p_event_id);
   v_webhook_ids text[] := v_event.matched_webhook_ids;
   v_is_kept boolean;
+  v_created text[];
 begin
   if p_webhook_id is not null then
     select array_agg(w.id) into v_webhook_ids
@@ -46,22 +47,31 @@ begin
   end if;
   v_is_kept := webhookpub.stored_envelope(v_event.id, v_event.created_at) is not null;
 
-  insert into webhookpub.deliveries
-    (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
-     max_attempts, next_attempt_at, created_at, expires_at)
-  select
-    webhookpub.delivery_id(v_now), w.id, v_event.id, v_event.type, v_event.created_at,
-    v_event.message_id, v_replay_id, cardinality(w.retry_schedule) + 1, v_now, v_now,
-    v_now + s.delivery_retention
-  from webhookpub.webhooks as w
-  cross join webhookpub.settings as s
-  where w.id = any (v_webhook_ids)
-    and w.id = any (v_event.matched_webhook_ids)
-    and w.enabled
-    and v_is_kept
-  order by w.id
-  on conflict (event_id, webhook_id) where replay_id is not null and status = 'pending'
-    do nothing;
+  -- The queue first: there, one replay of an event is pending for a webhook.
+  with queued as (
+    insert into webhookpub.queue as q (delivery_id, webhook_id, due_at, replay_of)
+    select webhookpub.delivery_id(v_now), w.id, v_now, v_event.id
+    from webhookpub.webhooks as w
+    where w.id = any (v_webhook_ids)
+      and w.id = any (v_event.matched_webhook_ids)
+      and w.enabled
+      and v_is_kept
+    order by w.id
+    on conflict (replay_of, webhook_id) where replay_of is not null do nothing
+    returning q.delivery_id, q.webhook_id
+  ),
+  created as (
+    insert into webhookpub.delivery_history as h
+      (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
+       max_attempts, created_at)
+    select
+      q.delivery_id, q.webhook_id, v_event.id, v_event.type, v_event.created_at,
+      v_event.message_id, v_replay_id, cardinality(w.retry_schedule) + 1, v_now
+    from queued as q
+    join webhookpub.webhooks as w on w.id = q.webhook_id
+    returning h.webhook_id
+  )
+  select array_agg(c.webhook_id) into v_created from created as c;
 
   return query
   with target as materialized (
@@ -91,20 +101,16 @@ begin
     end)
   from target as t
   left join lateral (
-    select d.*
-    from webhookpub.deliveries as d
+    select h.id, h.replay_id, h.created_at
+    from webhookpub.delivery_history as h
     where t.reason is null
-      and d.event_id = v_event.id and d.webhook_id = t.id and d.replay_id is not null
-    order by d.status = 'pending' desc, d.id desc
+      and h.event_id = v_event.id and h.webhook_id || '' = t.id and h.replay_id is not null
+    order by h.status = 'pending' desc, h.id desc
     limit 1
   ) as d on true
   order by t.created_at, t.id;
 
-  perform webhookpub.add_deliver_jobs(array(
-    select d.webhook_id
-    from webhookpub.deliveries as d
-    where d.event_id = v_event.id and d.replay_id = v_replay_id
-  ));
+  perform webhookpub.add_deliver_jobs(v_created);
 end;
 $$;
 

@@ -35,7 +35,6 @@ declare
   v_first_id constant text := left(
     webhookpub.delivery_id(least(greatest(p_since, 'epoch'), v_now)), 16
   );
-  v_expires_at timestamptz;
   v_count bigint;
 begin
   if (p_since < p_until) is not true then
@@ -54,11 +53,10 @@ begin
       hint = 'Leave them out to replay what failed.';
   end if;
 
-  select v_now + s.delivery_retention into v_expires_at from webhookpub.settings as s;
   with last as (
     select distinct on (d.event_id)
       d.event_id, d.event_type, d.event_created_at, d.message_id, d.status
-    from webhookpub.deliveries as d
+    from webhookpub.delivery_history as d
     where d.webhook_id = v_webhook.id
       and d.id >= v_first_id
       and d.event_created_at >= p_since
@@ -77,20 +75,26 @@ begin
           and n.created_at >= p_since and n.created_at < p_until
       )
   ),
-  created as (
-    insert into webhookpub.deliveries
-      (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
-       max_attempts, next_attempt_at, created_at, expires_at)
-    select
-      webhookpub.delivery_id(v_now), v_webhook.id, r.event_id, r.event_type,
-      r.event_created_at, r.message_id, v_replay_id,
-      cardinality(v_webhook.retry_schedule) + 1, v_now, v_now, v_expires_at
+  -- The queue first: there, one replay of an event is pending for a webhook.
+  queued as (
+    insert into webhookpub.queue as q (delivery_id, webhook_id, due_at, replay_of)
+    select webhookpub.delivery_id(v_now), v_webhook.id, v_now, r.event_id
     from replayable as r
     where not p_dry_run
     order by r.event_created_at
-    on conflict (event_id, webhook_id) where replay_id is not null and status = 'pending'
-      do nothing
-    returning id
+    on conflict (replay_of, webhook_id) where replay_of is not null do nothing
+    returning q.delivery_id, q.replay_of
+  ),
+  created as (
+    insert into webhookpub.delivery_history as h
+      (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
+       max_attempts, created_at)
+    select
+      q.delivery_id, v_webhook.id, r.event_id, r.event_type, r.event_created_at, r.message_id,
+      v_replay_id, cardinality(v_webhook.retry_schedule) + 1, v_now
+    from queued as q
+    join replayable as r on r.event_id = q.replay_of
+    returning h.id
   )
   select case when p_dry_run
     then (select count(*) from replayable)

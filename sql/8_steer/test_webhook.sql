@@ -51,13 +51,14 @@ begin
       || '", "created_at": "' || webhookpub.rfc3339(v_now)
       || '", "data": {"test": true, "message": "A test by webhookpub: this has not happened."}}'
   );
-  insert into webhookpub.deliveries
-    (id, webhook_id, event_id, event_type, event_created_at, replay_id, max_attempts,
-     next_attempt_at, created_at, expires_at)
-  select
+  insert into webhookpub.delivery_history
+    (id, webhook_id, event_id, event_type, event_created_at, replay_id, max_attempts, created_at)
+  values (
     v_delivery_id, v_webhook.id, v_event_id, v_type, v_now, 'test_' || webhookpub.random_hex(),
-    1, v_now, v_now, v_now + s.delivery_retention
-  from webhookpub.settings as s;
+    1, v_now
+  );
+  insert into webhookpub.queue (delivery_id, webhook_id, due_at)
+  values (v_delivery_id, v_webhook.id, v_now);
   perform webhookpub.add_deliver_jobs(array[v_webhook.id]);
   return v_delivery_id;
 end;

@@ -27,8 +27,9 @@ begin
   grant execute on function
     webhookpub.closed_networks,
     webhookpub.wake, webhookpub.enter_fan_out, webhookpub.leave_fan_out, webhookpub.fan_out,
-    webhookpub.fan_out_batch, webhookpub.lease_deliveries, webhookpub.record_attempts,
-    webhookpub.maintain, webhookpub.read_metrics
+    webhookpub.fan_out_batch, webhookpub.lease_deliveries, webhookpub.lease_requests,
+    webhookpub.release_deliveries, webhookpub.record_attempts, webhookpub.maintain,
+    webhookpub.read_metrics
   to webhookpub_worker;
 
   -- The secret that create_webhook and rotate_secret make is shown to their caller; no

@@ -21,7 +21,8 @@ begin
 
   grant select on
     webhookpub.event_types, webhookpub.webhooks, webhookpub.events, webhookpub.envelopes,
-    webhookpub.deliveries, webhookpub.attempts, webhookpub.publish_failures,
+    webhookpub.delivery_history, webhookpub.queue, webhookpub.deliveries,
+    webhookpub.attempts, webhookpub.publish_failures,
     webhookpub.tenants, webhookpub.envelopes_by_event, webhookpub.event_log,
     webhookpub.delivery_log, webhookpub.webhook_health
   to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
@@ -31,6 +32,9 @@ begin
     webhookpub.upkeep
   to webhookpub_operator, webhookpub_readonly;
 
+  -- For deliveries.expires_at.
+  grant select (delivery_retention) on webhookpub.settings to webhookpub_tenant;
+
   -- Neither where webhooks may point nor for how long things are kept.
   grant update (
     publish_enabled, max_payload_bytes, max_webhooks_per_user, request_timeout,
@@ -39,7 +43,8 @@ begin
   grant insert on webhookpub.event_types to webhookpub_operator;
 
   foreach v_table in array array[
-    'webhooks', 'events', 'envelopes', 'deliveries', 'attempts', 'publish_failures', 'tenants'
+    'webhooks', 'events', 'envelopes', 'delivery_history', 'queue', 'attempts',
+    'publish_failures', 'tenants'
   ]
   loop
     v_policy := v_table || '_of_all_users';

@@ -9,15 +9,29 @@ export interface Lease {
   readonly attempt: number;
   /** The database's time, as text: a Date would lose the microseconds. */
   readonly started_at: string;
-  /** Deadline of the whole exchange, in milliseconds. */
-  readonly timeout_ms: number;
-  readonly url: string;
-  readonly headers: Record<string, string>;
-  readonly body: string;
-  readonly allow_http: boolean;
-  readonly allowed_networks: readonly string[];
   /** There may be more that is due for its webhook. */
   readonly more: boolean;
+}
+
+/** What to POST for a lease, as webhookpub.lease_requests returns it. */
+export interface LeasedRequest {
+  readonly delivery_id: string;
+  readonly event_id: string;
+  readonly event_type: string;
+  readonly url: string;
+  /** The webhook's own. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly signature_scheme: "standard" | "stripe";
+  /** Unix seconds, as text. */
+  readonly signed_at: string;
+  readonly signature: string;
+  readonly body: string;
+  /** Deadline of the whole exchange, in milliseconds. */
+  readonly timeout_ms: number;
+  /** Where it may go, by the settings in force: JSON of { allowHttp, allowed }. */
+  readonly policy: string;
+  /** Why it can't be sent; then the rest is null. */
+  readonly problem: string | null;
 }
 
 /** The version of the schema, or null when it is not installed. */
@@ -73,16 +87,47 @@ export async function fanOutBatch(sql: Sql): Promise<Batch> {
   return row;
 }
 
-/** Leases due deliveries of these webhooks, at most `limits[i]` of each. */
+/**
+ * Leases due deliveries of these webhooks, at most `limits[i]` of each.
+ *
+ * @returns what was leased; and the webhooks whose lease somebody else held in that instant
+ */
 export async function leaseDeliveries(
   sql: Sql,
   webhookIds: readonly string[],
   limits: readonly number[],
-): Promise<Lease[]> {
-  return await sql<Lease[]>`
+): Promise<{ leases: Lease[]; held: string[] }> {
+  const rows = await sql<(Lease | { webhook_id: string; delivery_id: null })[]>`
     select * from webhookpub.lease_deliveries(
       p_webhook_ids => ${webhookIds as string[]}::text[],
       p_limits => ${limits as number[]}::integer[]
+    )`;
+  return {
+    leases: rows.filter((row): row is Lease => row.delivery_id !== null),
+    held: rows.filter((row) => row.delivery_id === null).map((row) => row.webhook_id),
+  };
+}
+
+/** What to POST for these leases: of the first ones, as many as fit into some megabytes. */
+export async function leaseRequests(
+  sql: Sql,
+  deliveryIds: readonly string[],
+): Promise<LeasedRequest[]> {
+  return await sql<LeasedRequest[]>`
+    select * from webhookpub.lease_requests(p_delivery_ids => ${deliveryIds as string[]}::text[])`;
+}
+
+/** Gives leases back of which nothing was sent, each with the error that it keeps, or null. */
+export async function releaseDeliveries(
+  sql: Sql,
+  leases: readonly Lease[],
+  errors: readonly (string | null)[],
+): Promise<void> {
+  await sql`
+    select webhookpub.release_deliveries(
+      p_delivery_ids => ${leases.map((lease) => lease.delivery_id)}::text[],
+      p_attempts => ${leases.map((lease) => lease.attempt)}::integer[],
+      p_errors => ${errors as string[]}::text[]
     )`;
 }
 

@@ -1,4 +1,6 @@
 import { answerTo } from "./answer.ts";
+import type { Policy } from "./address_guard.ts";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Lease, leaseDeliveries } from "../database/calls.ts";
 import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
@@ -6,11 +8,17 @@ import type { Vitals } from "../vitals.ts";
 import type { Pool } from "../database/pool.ts";
 import { makeSender, type Sender } from "./sender.ts";
 import { makeRecorder } from "./recorder.ts";
+import { type Post, requestAll } from "./requests.ts";
 import { type Claim, makeShares, type Turn } from "./shares.ts";
 
 /** Leases that are asked for at once, and for how many webhooks each. */
 const ASK_WIDTH = 2;
 const ASK_LIMIT = 100;
+
+/** How soon a webhook is asked for again whose lease somebody else held. */
+const HELD_MS = 20;
+/** How long it asks what to POST, while the database fails. */
+const REQUEST_MS = 5000;
 
 /** A lease lasts 15 s longer than its request may; a record takes milliseconds. */
 const BEHIND_MS = 5000;
@@ -126,18 +134,67 @@ export function makeDeliverer(
       claim.asking = true;
       claim.again = false;
     }
-    const leases = await lease(turns);
+    const { leases, held } = await lease(turns);
     asks -= 1;
+    const own = Map.groupBy(leases, (leased) => leased.webhook_id);
+    settle(turns, own, held);
+    await request(leases);
+  };
+
+  /** What was leased is under way from here on; what was not used of the room goes back. */
+  const settle = (
+    turns: readonly Turn<Course>[],
+    leases: ReadonlyMap<string, readonly Lease[]>,
+    held: readonly string[],
+  ) => {
     for (const { claim: course, room } of turns) {
-      const own = leases?.get(course.webhookId) ?? [];
+      const own = leases.get(course.webhookId) ?? [];
       course.asking = false;
       course.open += own.length;
+      vitals.leased(own.length);
       // None came: is none due, or no room? While some are open, the next answer asks again.
       if (own.length > 0 || course.open === 0) course.more = own.some(({ more }) => more);
       shares.give(course, room - own.length);
-      for (const leased of own) void exchange(course, leased);
       if (!draining && (course.again || (course.more && own.length === room))) want(course);
+      else if (held.includes(course.webhookId)) void wantLater(course);
       else forget(course);
+    }
+    schedule();
+  };
+
+  /** Somebody else was leasing for it, or holds it for longer. */
+  const wantLater = async (course: Course) => {
+    course.open += 1;
+    await sleep(HELD_MS);
+    course.open -= 1;
+    if (draining) forget(course);
+    else want(course);
+  };
+
+  /** Asks what to POST for leases, and begins. */
+  const request = async (leases: readonly Lease[]): Promise<void> => {
+    const left = new Set(leases);
+    const begin = (post: Post) => {
+      left.delete(post.lease);
+      void exchange(post);
+    };
+    // It locks nothing, so it is asked again: a lease that nothing is sent for counts as lost.
+    for (let pause = 50; left.size > 0; pause *= 2) {
+      try {
+        await requestAll(pool.ask, [...left], begin);
+        break;
+      } catch (error) {
+        log.error(`requests of ${left.size} leases: ${messageOf(error)}`);
+        if (pause > REQUEST_MS || draining) break;
+        await sleep(pause);
+      }
+    }
+    // Deleted meanwhile, or not to be sent: nothing comes of them.
+    for (const { webhook_id: webhookId } of left) {
+      const course = courses.get(webhookId);
+      if (!course) continue;
+      shares.give(course, 1);
+      close(course);
     }
     schedule();
   };
@@ -146,40 +203,45 @@ export function makeDeliverer(
     const webhookIds = turns.map(({ claim }) => claim.webhookId);
     const rooms = turns.map(({ room }) => room);
     try {
-      const leases = await pool.ask((sql) => leaseDeliveries(sql, webhookIds, rooms));
-      return Map.groupBy(leases, (leased) => leased.webhook_id);
+      return await pool.ask((sql) => leaseDeliveries(sql, webhookIds, rooms));
     } catch (error) {
       // The tick finds what is left, when the database is back.
       log.error(`leasing for ${webhookIds.length} webhooks: ${messageOf(error)}`);
-      return undefined;
+      return { leases: [], held: [] };
     }
   };
 
   /** POSTs; whatever comes of it, its room is free again. */
-  const post = async (course: Course, leased: Lease) => {
+  const send = async (course: Course, post: Post) => {
     try {
-      return await vitals.request(leased, (it) => senderFor(it).post(it));
+      return await vitals.request(post.lease, () => senderFor(post.policy).post(post));
     } finally {
       shares.give(course, 1);
       schedule();
     }
   };
 
-  const exchange = async (course: Course, leased: Lease): Promise<void> => {
+  const exchange = async (post: Post): Promise<void> => {
+    const course = courses.get(post.lease.webhook_id);
+    if (!course) return;
     const begun = performance.now();
-    vitals.leased(1);
     try {
-      const outcome = await post(course, leased);
+      const outcome = await send(course, post);
       course.answered = outcome.kind === "responded";
       const now = performance.now();
       const answer = { since: now };
       course.unrecorded.add(answer);
       await recorder
-        .record(answerTo(leased, outcome, now - begun))
+        .record(answerTo(post.lease, outcome, now - begun))
         .finally(() => course.unrecorded.delete(answer));
     } catch (error) {
-      log.error(`delivery ${leased.delivery_id}: ${messageOf(error)}`);
+      log.error(`delivery ${post.lease.delivery_id}: ${messageOf(error)}`);
     }
+    close(course);
+  };
+
+  /** One of its deliveries has come to its end. */
+  const close = (course: Course) => {
     course.open -= 1;
     vitals.leased(-1);
     if ((course.more || course.again) && !draining) want(course);
@@ -231,22 +293,15 @@ export function makeDeliverer(
   };
 }
 
-/** A sender for the settings in force, which came with the lease. */
+/** A sender for the policy in force, which comes with each request. */
 function makeSenders(closed: readonly string[]) {
   let sender: Sender | undefined;
-  let allowHttp: boolean | undefined;
-  let allowed: string | undefined;
-  const senderFor = (leased: Lease): Sender => {
-    const networks = leased.allowed_networks.join();
-    if (sender === undefined || allowHttp !== leased.allow_http || allowed !== networks) {
+  let current: string | undefined;
+  const senderFor = (policy: string): Sender => {
+    if (sender === undefined || policy !== current) {
       void sender?.close();
-      sender = makeSender({
-        allowHttp: leased.allow_http,
-        allowed: leased.allowed_networks,
-        closed,
-      });
-      allowHttp = leased.allow_http;
-      allowed = networks;
+      sender = makeSender({ ...(JSON.parse(policy) as Omit<Policy, "closed">), closed });
+      current = policy;
     }
     return sender;
   };

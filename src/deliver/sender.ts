@@ -2,8 +2,8 @@ import { Agent, buildConnector } from "undici";
 import type { Socket } from "node:net";
 import type { Outcome } from "./answer.ts";
 import { BlockedError, makeGuard, type Policy } from "./address_guard.ts";
-import type { Lease } from "../database/calls.ts";
 import { codeOf, messageOf } from "../errors.ts";
+import type { Post } from "./requests.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;
 const READ_BYTES = 64 * 1024;
@@ -15,7 +15,7 @@ const MAX_INFORMATIONAL = 10;
 
 /** POSTs deliveries under one policy, over pooled connections. */
 export interface Sender {
-  post(lease: Lease): Promise<Outcome>;
+  post(post: Post): Promise<Outcome>;
   /** Takes nothing new, and closes each connection when its request has ended. */
   close(): Promise<void>;
 }
@@ -68,7 +68,7 @@ export function makeSender(policy: Policy): Sender {
   return {
     close: () => agent.close(),
 
-    async post(lease) {
+    async post({ url: target, headers, body, timeout_ms }) {
       const exchange = new AbortController();
       const late = Promise.withResolvers<never>();
       // One deadline over everything: a gap between bytes says nothing about a drip.
@@ -79,17 +79,17 @@ export function makeSender(policy: Policy): Sender {
           exchange.abort(new LateError());
           late.reject(exchange.signal.reason);
         });
-      }, lease.timeout_ms);
+      }, timeout_ms);
       let informational = 0;
       try {
-        const url = new URL(lease.url);
+        const url = new URL(target);
         guard.checkUrl(url);
         const request = dispatch({
           origin: url.origin,
           path: url.pathname + url.search,
           method: "POST",
-          headers: lease.headers,
-          body: lease.body,
+          headers,
+          body,
           signal: exchange.signal,
           onInfo() {
             informational += 1;
@@ -108,7 +108,7 @@ export function makeSender(policy: Policy): Sender {
         };
       } catch (error) {
         if (exchange.signal.reason instanceof LateError) {
-          return { kind: "timed_out", error: `no answer within ${lease.timeout_ms} ms` };
+          return { kind: "timed_out", error: `no answer within ${timeout_ms} ms` };
         }
         const blocked = blockedIn(error);
         if (blocked) return { kind: "blocked", error: blocked.message };

@@ -16,6 +16,7 @@ import { runProgram } from "../support/program.ts";
 import { sqlFiles } from "../support/sql_files.ts";
 import { until } from "../support/until.ts";
 import { createWebhookWith } from "../support/webhook.ts";
+import { leaseRequests } from "../support/leases.ts";
 
 /** `npm run migrate`, without npm. */
 const migrate = (url: string) => runProgram("src/migrate.ts", { DATABASE_URL: url });
@@ -174,8 +175,7 @@ void t.test("pgcrypto may live in a schema of its own", async (t) => {
   await sql`select webhookpub.fan_out()`;
   const [rotated] = await sql<[{ secret: string }]>`
     select webhookpub.rotate_secret(${id}) as secret`;
-  const requests = await sql<{ headers: Record<string, string>; body: string }[]>`
-    select headers, body from webhookpub.lease_deliveries(${[id]})`;
+  const requests = await leaseRequests(sql, [id]);
   t.equal(requests.length, 2);
   for (const { headers, body } of requests) {
     for (const one of [secret, rotated.secret]) {
@@ -281,8 +281,7 @@ void t.test("an upgrade keeps what is there, and what was under way goes on", as
       array[${lease.started_at}::timestamptz], array[5], array['responded'], array[200],
       array[null], array['ok'], array[null])`;
   await sql`select webhookpub.fan_out()`;
-  const rest = await sql<{ headers: Record<string, string>; body: string }[]>`
-    select * from webhookpub.lease_deliveries(${[id]})`;
+  const rest = await leaseRequests(sql, [id]);
   const sent = rest.map(({ headers, body }) => new Webhook(secret).verify(body, headers));
   t.strictSame(
     new Set(sent.map((envelope) => (envelope as { id: string }).id)),

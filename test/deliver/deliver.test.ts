@@ -1,8 +1,9 @@
 import { createHmac } from "node:crypto";
 import { Webhook } from "standardwebhooks";
 import t from "tap";
-import { leaseDeliveries } from "../../src/database/calls.ts";
 import type { Sql } from "../../src/database/connect.ts";
+import { leaseDeliveries as lease } from "../../src/database/calls.ts";
+import { leaseDeliveries } from "../support/leases.ts";
 import { makeDeliverer } from "../../src/deliver/deliverer.ts";
 import { makePool } from "../../src/database/pool.ts";
 import { version } from "../../src/version.ts";
@@ -12,7 +13,6 @@ import { type Received, type Reply, startReceiver } from "../support/receiver.ts
 import { createWebhook, publish, type TestWebhook } from "../support/scene.ts";
 import { makeVitals } from "../../src/vitals.ts";
 import { until } from "../support/until.ts";
-import { backendOf, untilBlocked } from "../support/waiting.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
 /** Waits until so many deliveries of a webhook have ended, and so its attempts are recorded. */
@@ -165,9 +165,11 @@ void t.test("two workers", async (t) => {
     const attempts = await sql<{ seconds: string }[]>`
       select floor(extract(epoch from started_at))::text as seconds
       from webhookpub.attempts where webhook_id = ${id} order by attempt`;
-    t.strictSame(
-      receiver.requests.map(({ headers }) => headers["webhook-timestamp"]),
-      attempts.map(({ seconds }) => seconds),
+    t.ok(
+      receiver.requests.every(({ headers }, i) => {
+        const since = Number(headers["webhook-timestamp"]) - Number(attempts[i]?.seconds);
+        return since >= 0 && since < 3;
+      }),
       "the time of the attempt, not of the event",
     );
   });
@@ -435,7 +437,7 @@ void t.test("two workers", async (t) => {
         ).count === 0,
       "every job to have been run",
     );
-    t.equal(receiver.requests.length, 5);
+    await receiver.received(5);
     gate.resolve();
     await ended(sql, id, 100);
     t.equal(receiver.peak(), 5);
@@ -505,14 +507,16 @@ void t.test("two sessions that lease at once", async (t) => {
   await publish(sql, { count: 20 });
   await sql`select webhookpub.fan_out()`;
   const [first, second] = [session(), session()];
-  const pid = await backendOf(second);
 
   await first`begin`;
   const leased = await leaseDeliveries(first, [id], [5]);
-  const waiting = leaseDeliveries(second, [id], [100]);
-  await untilBlocked(sql, pid);
+  t.strictSame(
+    await lease(second, [id], [100]),
+    { leases: [], held: [id] },
+    "the second waits for nothing, and is told",
+  );
   await first`commit`;
-  const rest = await waiting;
+  const rest = await leaseDeliveries(second, [id], [100]);
   t.equal(leased.length, 5);
   t.equal(rest.length, 3, "together no more than max_in_flight");
   const ids = [...leased, ...rest].map((lease) => lease.delivery_id);
@@ -527,7 +531,7 @@ void t.test("leasing passes by a delivery that somebody else holds", async (t) =
   const [holder, leaser] = [session(), session()];
   await holder`begin`;
   const [held] = await holder<[{ id: string }]>`
-    select id from webhookpub.deliveries order by next_attempt_at limit 1 for update`;
+    select delivery_id as id from webhookpub.queue order by due_at limit 1 for update`;
 
   // If it waited, this would end it with an error.
   await leaser`set lock_timeout = '2s'`;

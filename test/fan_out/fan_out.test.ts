@@ -81,7 +81,7 @@ void t.test("a tick makes one delivery for each match, and says what it decided"
   const deliveries = await sql`
     select d.event_id, d.webhook_id, d.event_type, d.status, d.attempts, d.max_attempts,
       d.replay_id, d.next_attempt_at <= clock_timestamp() as due,
-      d.id ~ '^whd_[0-9a-f]{32}$' as named,
+      d.id ~ '^whd_[0-9a-f]{36}$' as named,
       d.expires_at = d.created_at + interval '90 days' as kept_90_days
     from webhookpub.deliveries as d
     order by d.event_type, d.webhook_id`;
@@ -143,18 +143,18 @@ void t.test("an event that is fanned out again gets only what is missing", async
 
   await t.rejects(
     sql`
-      insert into webhookpub.deliveries
-        (id, webhook_id, event_id, event_type, event_created_at, max_attempts,
-         next_attempt_at, expires_at)
-      select 'whd_x', webhook_id, event_id, event_type, event_created_at, max_attempts,
-        next_attempt_at, expires_at
+      insert into webhookpub.delivery_history
+        (id, webhook_id, event_id, event_type, event_created_at, created_at, max_attempts)
+      select
+        webhookpub.first_delivery_prefix(event_id, event_created_at) || substr(webhook_id, 4, 12),
+        webhook_id, event_id, event_type, event_created_at, now(), max_attempts
       from webhookpub.deliveries limit 1`,
-    { code: "23505", constraint_name: "deliveries_one_first_per_event_and_webhook" },
+    { code: "23505", constraint_name: "delivery_history_pkey" },
     "the table itself refuses a second first delivery",
   );
 });
 
-void t.test("ids of deliveries are in the order of their creation", async (t) => {
+void t.test("ids of first deliveries are in the order of their events", async (t) => {
   const { sql } = await testDatabase(t);
   await createWebhook(sql);
   const ids = [];
@@ -167,7 +167,7 @@ void t.test("ids of deliveries are in the order of their creation", async (t) =>
   }
   const deliveries = await sql<{ event_id: string; exact: boolean }[]>`
     select d.event_id, abs(
-      ('x' || substr(d.id, 5, 12))::bit(48)::bigint - extract(epoch from d.created_at) * 1000
+      ('x' || substr(d.id, 5, 12))::bit(48)::bigint - extract(epoch from d.event_created_at) * 1000
     ) <= 1 as exact
     from webhookpub.deliveries as d order by d.id`;
   t.strictSame(
@@ -252,7 +252,7 @@ void t.test("a user with very many webhooks does not hold up one with few", asyn
     t.ok(count === 1 || count === 2200, `${count} deliveries`);
     await sql`update webhookpub.events set status = 'pending' where id = any (${large})`;
     await sql`update webhookpub.events set status = 'processed' where user_id = 'user_2'`;
-    await sql`truncate webhookpub.deliveries`;
+    await sql`truncate webhookpub.delivery_history, webhookpub.queue`;
   }
   t.ok(small > 0, "the small user goes first");
   t.ok(first > 0, "but the other does not wait for ever");
@@ -370,7 +370,7 @@ void t.test("an event that can't be fanned out waits longer and longer, alone", 
   await sql.unsafe(`
     create function break_delivery() returns trigger language plpgsql as $$
     begin raise 'no room for %', new.event_id using errcode = 'ZZ001'; end $$;
-    create trigger break_delivery before insert on webhookpub.deliveries
+    create trigger break_delivery before insert on webhookpub.delivery_history
       for each row when (new.event_id = '${poison}' and new.webhook_id = '${last}')
       execute function break_delivery()`);
 
@@ -411,7 +411,7 @@ void t.test("an event that can't be fanned out waits longer and longer, alone", 
     );
   }
 
-  await sql`drop trigger break_delivery on webhookpub.deliveries`;
+  await sql`drop trigger break_delivery on webhookpub.delivery_history`;
   await sql`delete from graphile_worker._private_jobs`;
   await sql`update webhookpub.events set retry_at = now() where id = ${poison}`;
   t.strictSame(await fanOut(sql), { event_count: 1, delivery_count: 2 }, "the cause is gone");
@@ -423,7 +423,7 @@ void t.test("a batch in which every event fails marks each with its own error", 
   const { sql } = await testDatabase(t);
   await createWebhook(sql);
   await publish(sql, { count: 3 });
-  await sql`alter table webhookpub.deliveries add constraint closed check (event_id = '') not valid`;
+  await sql`alter table webhookpub.delivery_history add constraint closed check (event_id = '') not valid`;
 
   t.strictSame(await fanOut(sql), { event_count: 0, delivery_count: 0 });
   const events = await sql`
@@ -437,7 +437,7 @@ void t.test("a batch in which every event fails marks each with its own error", 
 
 void t.test("plans made for empty tables do not make a tick read whole tables later", async (t) => {
   const { sql, session } = await testDatabase(t);
-  await sql`analyze webhookpub.events, webhookpub.envelopes, webhookpub.deliveries, webhookpub.webhooks`;
+  await sql`analyze webhookpub.events, webhookpub.envelopes, webhookpub.delivery_history, webhookpub.queue, webhookpub.webhooks`;
   // Plans are kept by the session.
   const fanner = session();
   for (let i = 0; i < 10; i++) {

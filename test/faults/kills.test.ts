@@ -112,10 +112,10 @@ void t.test("SIGKILL of a fan-out in the middle of its batch", async (t) => {
   const other = world.session();
   await other`begin`;
   await other`
-    insert into webhookpub.deliveries
-      (id, webhook_id, event_id, event_type, event_created_at, max_attempts, next_attempt_at,
-       expires_at)
-    select 'whd_' || webhookpub.random_hex(), w.id, e.id, e.type, e.created_at, 8, now(), e.expires_at
+    insert into webhookpub.delivery_history
+      (id, webhook_id, event_id, event_type, event_created_at, created_at, max_attempts)
+    select webhookpub.first_delivery_prefix(e.id, e.created_at) || substr(w.id, 4, 12),
+      w.id, e.id, e.type, e.created_at, now(), 8
     from (select * from webhookpub.events order by expires_at offset 150 limit 1) as e
     cross join (select id from webhookpub.webhooks order by id offset 1 limit 1) as w`;
   const victim = await startWorkerProcess(t, world.url);

@@ -32,13 +32,13 @@ void t.test(
       t.equal(await worker.ended(), "SIGKILL", `death ${death}`);
       if (death === 2) {
         t.ok(
-          (await count(sql`select from webhookpub.deliveries where lost_in_a_row = 1`)) > 5,
+          (await count(sql`select from webhookpub.queue where suspicion = 1`)) > 5,
           "two workers were lost with innocent ones, too",
         );
         await world.receivers.behave({ beside: { answers: [200] } });
       }
       // As if time had passed: the leases of a worker that is dead end.
-      await sql`update webhookpub.deliveries set next_attempt_at = now() where leased`;
+      await sql`update webhookpub.queue set due_at = now() where leased`;
       worker = await start();
     }
     await world.settled();
@@ -53,14 +53,14 @@ void t.test(
       and webhook_id = (select id from webhookpub.webhooks where url like '%/beside')`;
     t.equal(innocent.count, 9, "all others got through");
     const parked = await sql`
-    select event_type, lost, last_error from webhookpub.deliveries where status = 'failed'`;
+    select event_type, attempts, last_error from webhookpub.deliveries where status = 'failed'`;
     t.strictSame(
       [...parked],
       [
         {
           event_type: "email.rejected",
-          lost: 3,
-          last_error: "parked: its worker was lost 3 times in a row",
+          attempts: 3,
+          last_error: "parked: its worker was lost 3 times",
         },
       ],
     );

@@ -224,7 +224,7 @@ void t.test("answers that can't be recorded until their leases have run out", as
   };
   const before = await lastJob();
   // As if time had passed.
-  await world.sql`update webhookpub.deliveries set next_attempt_at = now() where leased`;
+  await world.sql`update webhookpub.queue set due_at = now() where leased`;
   await until(
     async () =>
       (await lastJob()) > before &&

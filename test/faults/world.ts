@@ -93,17 +93,16 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
     const rows = await pool.ask(
       (connection) => connection<{ line: string }[]>`
         select format(
-          '%s%s: %s deliveries, leased %s, lost %s times in a row, due in %s to %s',
+          '%s%s: %s deliveries, leased %s, suspicion %s, due in %s to %s',
           regexp_replace(w.url, '^.*/', ''),
           case when w.circuit_retry_at is not null
             then ', circuit open until ' || (w.circuit_retry_at - now()) else '' end,
-          count(*), d.leased, d.lost_in_a_row,
-          min(d.next_attempt_at) - now(), max(d.next_attempt_at) - now()
+          count(*), q.leased, q.suspicion, min(q.due_at) - now(), max(q.due_at) - now()
         ) as line
-        from webhookpub.deliveries as d
-        join webhookpub.webhooks as w on w.id = d.webhook_id
-        where d.status = 'pending' and w.enabled
-        group by w.id, d.leased, d.lost_in_a_row
+        from webhookpub.queue as q
+        join webhookpub.webhooks as w on w.id = q.webhook_id
+        where w.enabled
+        group by w.id, q.leased, q.suspicion
         union all
         select format('%s events since %s', count(*), min(e.created_at))
         from webhookpub.events as e

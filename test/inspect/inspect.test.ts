@@ -203,10 +203,10 @@ void t.test("backlog and metrics: what waits, and for how long", async (t) => {
   await sql`select webhookpub.fan_out()`;
   await sql`select webhookpub.disable_webhook(${held.id})`;
   await sql`
-    update webhookpub.deliveries set next_attempt_at = next_attempt_at - interval '1 hour'
+    update webhookpub.queue set due_at = due_at - interval '1 hour'
     where webhook_id = ${held.id}`;
   await sql`
-    update webhookpub.deliveries set next_attempt_at = next_attempt_at - interval '2 minutes'
+    update webhookpub.queue set due_at = due_at - interval '2 minutes'
     where webhook_id = ${id}`;
   t.match(
     await backlog(),
@@ -257,7 +257,7 @@ void t.test("counts of what waits stop at 10,000", async (t) => {
   t.match(await metrics(database), { events_pending: 10_000 });
   await fanOutAll(sql);
   t.match(await metrics(database), { deliveries_due: 10_000 });
-  await sql`analyze webhookpub.deliveries`;
+  await sql`analyze webhookpub.queue`;
   t.match(
     await metrics(database),
     { deliveries_pending: 10_050, deliveries_due: 10_000 },

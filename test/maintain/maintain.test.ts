@@ -1,11 +1,8 @@
 import t from "tap";
 import { answerTo } from "../../src/deliver/answer.ts";
-import {
-  leaseDeliveries,
-  maintain as maintainOnce,
-  recordAttempts,
-} from "../../src/database/calls.ts";
 import type { Sql } from "../../src/database/connect.ts";
+import { maintain as maintainOnce, recordAttempts } from "../../src/database/calls.ts";
+import { leaseDeliveries } from "../support/leases.ts";
 import { maintainUntilDone } from "../../src/maintain.ts";
 import { testDatabase } from "../support/database.ts";
 import { tablesReadThrough } from "../support/plans.ts";
@@ -78,32 +75,36 @@ async function insertEnvelope(sql: Sql, eventId: string, day: number) {
 }
 
 interface OldDelivery {
-  id: string;
+  /** What its id ends with. */
+  name: string;
   webhookId?: string;
   day: number;
   status?: "pending" | "delivered" | "failed" | "cancelled";
-  expired?: boolean;
 }
 
 /** The same for a delivery; its event is of the same day. */
 async function insertDelivery(
   sql: Sql,
-  { id, webhookId = "wh_nobody", day, status = "delivered", expired = true }: OldDelivery,
+  { name, webhookId = "wh_nobody", day, status = "delivered" }: OldDelivery,
 ) {
   await sql`
-    insert into webhookpub.deliveries
-      (id, webhook_id, event_id, event_type, event_created_at, status, max_attempts,
-       next_attempt_at, delivered_at, expires_at)
-    select ${id}, ${webhookId}, 'evt_' || ${id}::text, 'email.sent', n.at, ${status}, 8,
-      case when ${status} = 'pending' then now() end,
-      case when ${status} = 'delivered' then now() end,
-      now() + ${expired ? -1 : 1} * interval '1 minute'
+    insert into webhookpub.delivery_history
+      (id, webhook_id, event_id, event_type, event_created_at, created_at, status, max_attempts,
+       delivered_at)
+    select left(webhookpub.delivery_id(n.at), 16) || ${name}, ${webhookId}, 'evt_' || ${name}::text,
+      'email.sent', n.at, n.at, ${status}, 8, case when ${status} = 'delivered' then now() end
     from (select now() + ${day} * interval '1 day') as n (at)`;
+  await sql`
+    insert into webhookpub.queue (delivery_id, webhook_id, due_at)
+    select h.id, h.webhook_id, now()
+    from webhookpub.delivery_history as h
+    where h.status = 'pending' and h.id like '%' || ${name}::text`;
 }
 
+/** The events that there are, or the names of deliveries. */
 async function ids(sql: Sql, table: "events" | "deliveries"): Promise<string[]> {
-  const rows = await sql<{ id: string }[]>`select id from webhookpub.${sql(table)} order by id`;
-  return rows.map(({ id }) => id);
+  const rows = await sql<{ id: string }[]>`select id from webhookpub.${sql(table)}`;
+  return rows.map(({ id }) => id.replace(/^whd_[0-9a-f]{12}/, "")).toSorted();
 }
 
 async function jobs(sql: Sql) {
@@ -450,15 +451,15 @@ void t.test("a replay that is just being made keeps its day of envelopes", async
   for (let n = 1; n <= 5; n += 1) {
     // Of the direct path: nothing but a delivery that has ended needs it.
     await sql`
-      insert into webhookpub.deliveries
-        (id, webhook_id, event_id, event_type, event_created_at, status, max_attempts,
-         delivered_at, expires_at)
+      insert into webhookpub.delivery_history
+        (id, webhook_id, event_id, event_type, event_created_at, created_at, status, max_attempts,
+         delivered_at)
       values ('whd_' || ${n}::text, ${id}, 'evt_' || ${n}::text, 'email.sent',
-        now() - interval '41 days', 'delivered', 8, now(), now() + interval '1 day')`;
+        now() - interval '41 days', now(), 'delivered', 8, now())`;
     await sql`
       insert into webhookpub.envelopes (event_id, created_at, user_id, body)
       select d.event_id, d.event_created_at, 'user_1', '{}'
-      from webhookpub.deliveries as d where d.id = 'whd_' || ${n}::text`;
+      from webhookpub.delivery_history as d where d.id = 'whd_' || ${n}::text`;
     await replayer`begin`;
     const replays = await replayer<{ outcome: string }[]>`
       select outcome from webhookpub.redeliver(${`evt_${n}`})`;
@@ -468,7 +469,9 @@ void t.test("a replay that is just being made keeps its day of envelopes", async
     await replayer`commit`;
     t.match(await round, { drop_partitions: 0 });
     t.ok((await partitions(sql, "envelopes")).includes(-41), "the day stays");
-    await sql`delete from webhookpub.deliveries where replay_id is not null`;
+    await sql`
+      select webhookpub.end_deliveries(array(select delivery_id from webhookpub.queue), 'failed')`;
+    await sql`delete from webhookpub.delivery_history where replay_id is not null`;
   }
   t.match(await maintain(sql), { drop_partitions: 1 }, "until nothing needs it");
 });
@@ -500,8 +503,8 @@ void t.test("what has expired leaves, but never what is pending", async (t) => {
     await insertEvent(sql, { id: `evt_${status}_new`, day: -1, status, expired: false });
   }
   for (const status of ["pending", "delivered", "failed", "cancelled"] as const) {
-    await insertDelivery(sql, { id: `whd_${status}_old`, day: -91, status });
-    await insertDelivery(sql, { id: `whd_${status}_new`, day: -1, status, expired: false });
+    await insertDelivery(sql, { name: `${status}_old`, day: -91, status });
+    await insertDelivery(sql, { name: `${status}_new`, day: -1, status });
   }
   t.match(await maintain(sql), { delete_events: 2, delete_deliveries: 3 });
   t.strictSame(await ids(sql, "events"), [
@@ -511,11 +514,11 @@ void t.test("what has expired leaves, but never what is pending", async (t) => {
     "evt_processed_new",
   ]);
   t.strictSame(await ids(sql, "deliveries"), [
-    "whd_cancelled_new",
-    "whd_delivered_new",
-    "whd_failed_new",
-    "whd_pending_new",
-    "whd_pending_old",
+    "cancelled_new",
+    "delivered_new",
+    "failed_new",
+    "pending_new",
+    "pending_old",
   ]);
   t.match(await maintain(sql), { delete_events: 0, delete_deliveries: 0 });
 });
@@ -524,7 +527,7 @@ void t.test("rows leave in bounded batches, and nobody is waited for", async (t)
   const { sql, session } = await testDatabase(t);
   for (const n of [1, 2, 3, 4, 5]) {
     await insertEvent(sql, { id: `evt_${n}`, day: -40, status: n % 2 ? "processed" : "no_match" });
-    await insertDelivery(sql, { id: `whd_${n}`, day: -100 });
+    await insertDelivery(sql, { name: `_${n}`, day: -100 });
   }
   const [holder, remover] = [session(), session()];
   await remover`set lock_timeout = '2s'`;
@@ -535,12 +538,14 @@ void t.test("rows leave in bounded batches, and nobody is waited for", async (t)
   };
   await holder`begin`;
   await holder`select from webhookpub.events where id = 'evt_1' for update`;
-  await holder`select from webhookpub.deliveries where id = 'whd_1' for update`;
+  await holder`select from webhookpub.delivery_history where id like '%\\_1' for update`;
+  t.strictSame(await remove(), [2, 1]);
   t.strictSame(await remove(), [2, 2]);
-  t.strictSame(await remove(), [2, 2]);
+  t.strictSame(await remove(), [0, 1]);
   t.strictSame(await remove(), [0, 0], "what somebody holds stays for now");
   await holder`commit`;
-  t.strictSame(await remove(), [1, 1]);
+  await sql`update webhookpub.expiry set restart_at = now()`;
+  t.strictSame(await remove(), [1, 1], "and leaves the next day");
 });
 
 void t.test("a day of envelopes stays as long as something needs it", async (t) => {
@@ -548,9 +553,9 @@ void t.test("a day of envelopes stays as long as something needs it", async (t) 
   await makePartitions(sql, "envelopes", -41, -36);
   await insertEvent(sql, { id: "evt_kept", day: -40, expired: false });
   await insertEnvelope(sql, "evt_kept", -40);
-  await insertDelivery(sql, { id: "due", day: -39, status: "pending" });
+  await insertDelivery(sql, { name: "due", day: -39, status: "pending" });
   await insertEnvelope(sql, "evt_due", -39);
-  await insertDelivery(sql, { id: "over", day: -38, status: "delivered", expired: false });
+  await insertDelivery(sql, { name: "over", day: -38, status: "delivered" });
   await insertEnvelope(sql, "evt_over", -38);
   await insertEvent(sql, { id: "evt_poison", day: -37, status: "pending" });
   await insertEnvelope(sql, "evt_poison", -37);
@@ -565,8 +570,7 @@ void t.test("a day of envelopes stays as long as something needs it", async (t) 
 
   await sql`update webhookpub.events set expires_at = now() where id = 'evt_kept'`;
   await sql`
-    update webhookpub.deliveries set status = 'cancelled', next_attempt_at = null
-    where id = 'due'`;
+    select webhookpub.end_deliveries(array(select delivery_id from webhookpub.queue), 'cancelled')`;
   for (let round = 0; round < 6; round++) await maintain(sql);
   t.strictSame(await old(), [-37]);
   t.equal((await sql`select from webhookpub.envelopes where event_id = 'evt_poison'`).count, 1);
@@ -828,26 +832,27 @@ void t.test("whatever is due gets a job, and nothing else", async (t) => {
   await sql`select webhookpub.fan_out()`;
   await sql`delete from graphile_worker._private_jobs`;
   const deliver = { task: "webhook_deliver", key: id };
-  const put = (columns: string) => sql.unsafe(`update webhookpub.deliveries set ${columns}`);
+  const put = (columns: string) => sql.unsafe(`update webhookpub.queue set ${columns}`);
 
   t.strictSame(await wake(), [deliver], "its job was lost");
-  await put("next_attempt_at = now() + interval '1 minute'");
+  await put("due_at = now() + interval '1 minute'");
   t.strictSame(await wake(), [], "a retry that is not due");
-  await put("next_attempt_at = now() - interval '5 seconds'");
+  await put("due_at = now() - interval '5 seconds'");
   t.strictSame(await wake("10 seconds"), [deliver], "a retry that became due");
-  await put("next_attempt_at = now() - interval '1 hour'");
+  await put("due_at = now() - interval '1 hour'");
   t.strictSame(await wake("10 seconds"), [], "the window keeps the tick short");
   t.strictSame(await wake(), [deliver], "without one it looks at everything");
-  await put("leased = true, attempts = 1, next_attempt_at = now() + interval '1 minute'");
+  await put("leased = true, attempt = 1, due_at = now() + interval '1 minute'");
   t.strictSame(await wake(), [], "a lease that lasts");
-  await put("next_attempt_at = now()");
+  await put("due_at = now()");
   t.strictSame(await wake("10 seconds"), [deliver], "a lease that has ended");
   await sql`select webhookpub.disable_webhook(${id})`;
   t.strictSame(await wake(), [], "a disabled webhook waits");
   await sql`select webhookpub.enable_webhook(${id})`;
   await sql`select webhookpub.wake()`;
   t.strictSame(await wake(), [deliver], "a job that waits already is not doubled");
-  await put("leased = false, status = 'failed', next_attempt_at = null");
+  await sql`
+    select webhookpub.end_deliveries(array(select delivery_id from webhookpub.queue), 'failed')`;
   t.strictSame(await wake(), []);
 
   const fanOut = { task: "webhook_fan_out", key: "webhook_fan_out" };
@@ -869,7 +874,7 @@ void t.test("whatever is due gets a job, and nothing else", async (t) => {
 void t.test("a tick reads what is due, not whole tables, whatever the statistics", async (t) => {
   const { sql, session } = await testDatabase(t);
   const { id } = await createWebhook(sql);
-  await sql`analyze webhookpub.events, webhookpub.deliveries`;
+  await sql`analyze webhookpub.events, webhookpub.delivery_history, webhookpub.queue`;
   // Plans are kept by the session.
   const ticker = session();
   for (let i = 0; i < 10; i++) {
@@ -882,12 +887,15 @@ void t.test("a tick reads what is due, not whole tables, whatever the statistics
     from generate_series(1, 20000) as n`;
   await sql`update webhookpub.events set status = 'no_match', processed_at = now()`;
   await sql`
-    insert into webhookpub.deliveries
-      (id, webhook_id, event_id, event_type, event_created_at, max_attempts, next_attempt_at,
-       expires_at)
-    select 'whd_' || n, ${id}, 'evt_' || n, 'email.sent', now(), 8,
-      now() + interval '1 hour', now() + interval '1 hour'
-    from generate_series(1, 20000) as n`;
+    with created as (
+      insert into webhookpub.delivery_history
+        (id, webhook_id, event_id, event_type, event_created_at, created_at, max_attempts)
+      select 'whd_' || n, ${id}, 'evt_' || n, 'email.sent', now(), now(), 8
+      from generate_series(1, 20000) as n
+      returning id, webhook_id
+    )
+    insert into webhookpub.queue (delivery_id, webhook_id, due_at)
+    select c.id, c.webhook_id, now() + interval '1 hour' from created as c`;
   await publish(sql);
 
   await ticker`begin`;

@@ -37,8 +37,8 @@ async function makeScene({ sql }: TestDatabase): Promise<void> {
     where status = 'pending'`;
   await sql`select webhook_publish_best_effort_tx('order.shipped', 'user_1', '{}')`;
   await sql`
-    update webhookpub.deliveries set next_attempt_at = next_attempt_at - interval '1 minute'
-    where attempts = 0`;
+    update webhookpub.queue set due_at = due_at - interval '1 minute'
+    where attempt = 0`;
 }
 
 const Rules = z.object({

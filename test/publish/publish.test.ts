@@ -14,6 +14,7 @@ import { refused } from "../support/refused.ts";
 import { createWebhookWith } from "../support/webhook.ts";
 import { until } from "../support/until.ts";
 import { backendOf, untilBlocked } from "../support/waiting.ts";
+import { leaseRequests } from "../support/leases.ts";
 
 /** For tests that disturb nobody; two users have a webhook in it. The others have their own. */
 const common = await testDatabase(t);
@@ -447,11 +448,11 @@ void t.test("the bytes that a worker gets are those of the envelope", async (t) 
     await publishBy(publish, sql, { event_id: `e${i}`, data: '{"n": 1.10, "s": "日本"}' });
   }
   await sql`select webhookpub.fan_out()`;
-  const leased = await sql<{ id: string; body: string }[]>`
-    select d.event_id as id, l.body
-    from webhookpub.lease_deliveries(${[webhookId]}) as l
-    join webhookpub.deliveries as d on d.id = l.delivery_id
-    order by 1`;
+  const leased = (await leaseRequests(sql, [webhookId])).map(({ headers, body }) => ({
+    id: headers["webhook-id"] ?? "",
+    body,
+  }));
+  leased.sort((one, other) => (one.id < other.id ? -1 : 1));
   const stored = await sql<{ id: string; body: string }[]>`
     select event_id as id, envelope as body from webhookpub.envelopes_by_event order by 1`;
   t.equal(leased.length, 3);

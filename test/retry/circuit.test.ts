@@ -1,7 +1,8 @@
 import t from "tap";
 import { answerTo, type Outcome } from "../../src/deliver/answer.ts";
-import { type Lease, leaseDeliveries, recordAttempts } from "../../src/database/calls.ts";
 import type { Sql } from "../../src/database/connect.ts";
+import { type Lease, recordAttempts } from "../../src/database/calls.ts";
+import { leaseDeliveries } from "../support/leases.ts";
 import { testDatabase } from "../support/database.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { createWebhook, publish, type WebhookOptions } from "../support/scene.ts";
@@ -209,7 +210,7 @@ void t.test("in SQL", async (t) => {
     t.strictSame(await lease(sql, id), [], "and none beside it");
 
     await sql`
-      update webhookpub.deliveries set next_attempt_at = now()
+      update webhookpub.queue set due_at = now()
       where webhook_id = ${id} and leased`;
     const again = await lease(sql, id);
     t.match(again, [{ delivery_id: oldest.id, attempt: 2 }], "unless its worker was lost");
@@ -301,8 +302,8 @@ void t.test("in SQL", async (t) => {
     await open(sql, id);
     // Long due: outside of the window that a tick looks at.
     await sql`
-      update webhookpub.deliveries set next_attempt_at = now() - interval '1 hour'
-      where webhook_id = ${id} and next_attempt_at <= now()`;
+      update webhookpub.queue set due_at = now() - interval '1 hour'
+      where webhook_id = ${id} and due_at <= now()`;
     const wokenBy = async (window: string | null) => {
       await forgetJobs(sql);
       await sql`select webhookpub.wake(${window}::interval)`;

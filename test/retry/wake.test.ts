@@ -14,18 +14,18 @@ void t.test("a tick does not read what has been due for long", async (t) => {
   await createWebhook(sql, { userId: "late", maxInFlight: 1 });
   await createWebhook(sql, { userId: "late", maxInFlight: 1 });
   // Often enough for plans that the session keeps, of when the tables were empty.
-  await sql`analyze webhookpub.deliveries`;
+  await sql`analyze webhookpub.queue, webhookpub.delivery_history`;
   for (let i = 0; i < 12; i += 1) {
     await publish(sql, { userId: "healthy" });
     await sql`select webhookpub.fan_out()`;
     await wake();
-    await sql`update webhookpub.deliveries set status = 'cancelled', next_attempt_at = null`;
+    await sql`
+      select webhookpub.end_deliveries(array(select delivery_id from webhookpub.queue), 'cancelled')`;
   }
   await publish(sql, { userId: "late", count: 10_000 });
   await fanOutAll(sql);
   await sql`
-    update webhookpub.deliveries set next_attempt_at = now() - interval '1 hour'
-    where status = 'pending'`;
+    update webhookpub.queue set due_at = now() - interval '1 hour'`;
   await sql`
     select from webhookpub.lease_deliveries(array(
       select id from webhookpub.webhooks where user_id = 'late'
@@ -38,7 +38,7 @@ void t.test("a tick does not read what has been due for long", async (t) => {
   await wake();
   const [read] = await ticker<[{ rows: number }]>`
     select (seq_tup_read + idx_tup_fetch)::integer as rows
-    from pg_stat_xact_user_tables where relid = 'webhookpub.deliveries'::regclass`;
+    from pg_stat_xact_user_tables where relid = 'webhookpub.queue'::regclass`;
   await ticker`commit`;
   t.ok(read.rows < 1000, `${read.rows} rows of 20,000`);
   t.equal(
@@ -61,8 +61,7 @@ void t.test("what ticks do not come to, a worker finds soon", async (t) => {
     await publish(tx);
     await tx`select webhookpub.fan_out()`;
     await tx`
-      update webhookpub.deliveries set next_attempt_at = now() - interval '1 hour'
-      where status = 'pending'`;
+      update webhookpub.queue set due_at = now() - interval '1 hour'`;
     await tx`
       select graphile_worker.complete_jobs(array(
         select id from graphile_worker.jobs where task_identifier = 'webhook_deliver'
@@ -86,8 +85,7 @@ void t.test("what was committed long after it became due waits for no sweep", as
     await tx`select webhook_publish('email.received', 'user_1', '{}')`;
     // As if it had been open for so long.
     await tx`
-      update webhookpub.deliveries set next_attempt_at = clock_timestamp() - interval '10 seconds'
-      where status = 'pending'`;
+      update webhookpub.queue set due_at = clock_timestamp() - interval '10 seconds'`;
   });
   await receiver.received(2);
   await sweep`rollback`;
@@ -133,7 +131,7 @@ void t.test("a webhook's job is looked up by its key, however many jobs there ar
         ::graphile_worker.job_spec
       from generate_series(1, 5000) as n
     ))`;
-  await sql`update webhookpub.deliveries set next_attempt_at = now() - interval '1 minute'`;
+  await sql`update webhookpub.queue set due_at = now() - interval '1 minute'`;
   await sql`delete from graphile_worker._private_jobs where key = ${id}`;
 
   const ticker = session();

@@ -68,7 +68,7 @@ void t.test("a worker that owns nothing does all that a worker does", async (t) 
     "select from webhookpub.secrets",
     "select from webhookpub.webhooks",
     "select from webhookpub.events",
-    "update webhookpub.deliveries set status = 'cancelled'",
+    "update webhookpub.delivery_history set status = 'cancelled'",
     "delete from webhookpub.attempts",
     "insert into webhookpub.events (id) values ('evt_1')",
     "select webhookpub.rotate_secret(null)",

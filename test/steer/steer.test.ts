@@ -2,8 +2,9 @@
 import { Webhook } from "standardwebhooks";
 import t from "tap";
 import { answerTo } from "../../src/deliver/answer.ts";
-import { type Lease, leaseDeliveries, recordAttempts } from "../../src/database/calls.ts";
 import type { Sql } from "../../src/database/connect.ts";
+import { recordAttempts } from "../../src/database/calls.ts";
+import { leaseRequests } from "../support/leases.ts";
 import { testDatabase } from "../support/database.ts";
 import { type AnySql, type Arguments, named } from "../support/named.ts";
 import { tablesReadThrough } from "../support/plans.ts";
@@ -55,8 +56,8 @@ async function retryFailures(sql: AnySql, limit?: number | null): Promise<number
 const fanOut = (sql: AnySql) => sql`select webhookpub.fan_out(p_limit => 10000)`;
 
 /** Answers every request that is due for a webhook; returns them. */
-async function answerAll(sql: Sql, webhookId: string, statusCode: number): Promise<Lease[]> {
-  const leases = await leaseDeliveries(sql, [webhookId], [1000]);
+async function answerAll(sql: Sql, webhookId: string, statusCode: number) {
+  const leases = await leaseRequests(sql, [webhookId], [1000]);
   const outcome = { kind: "responded", statusCode, body: "", retryAfter: null } as const;
   await recordAttempts(
     sql,
@@ -110,7 +111,7 @@ void t.test("a replay has the same bytes and event id, and today's secret and UR
   const jobs = await sql`select task_identifier as task, key from graphile_worker.jobs`;
   t.match([...jobs], [{ task: "webhook_deliver", key: id }], "somebody is woken");
 
-  const [again] = await leaseDeliveries(sql, [id], [10]);
+  const [again] = await leaseRequests(sql, [id], [10]);
   t.equal(again?.delivery_id, replay?.delivery_id);
   t.not(again?.delivery_id, first?.delivery_id);
   t.equal(again?.body, first?.body, "byte for byte");
@@ -186,7 +187,7 @@ void t.test("a replay that is still pending is returned, not doubled", async (t)
 
   await answerAll(sql, id, 500);
   t.match(await redeliver(sql, eventId), [pending], "nor while it waits for its next attempt");
-  await sql`update webhookpub.deliveries set next_attempt_at = now() where status = 'pending'`;
+  await sql`update webhookpub.queue set due_at = now()`;
   await answerAll(sql, id, 200);
   const [second] = await redeliver(sql, eventId);
   t.equal(second?.outcome, "created", "once it has ended, another one may follow");
@@ -223,8 +224,8 @@ void t.test("whoever waits for a replay of the same takes over when it is undone
     const [second] = await waiting;
     if (end === "commit") t.match(second, { ...first, outcome: "pending", reason: /since/ });
     else t.match(second, { webhook_id: id, outcome: "created" });
-    await sql`update webhookpub.deliveries set status = 'delivered', delivered_at = now(),
-      next_attempt_at = null where status = 'pending'`;
+    await sql`
+      select webhookpub.end_deliveries(array(select delivery_id from webhookpub.queue), 'failed')`;
   }
 });
 
@@ -340,8 +341,8 @@ void t.test("redeliver_since goes by how the last delivery of an event ended", a
     if (second !== undefined) await redeliver(sql, eventId, id);
     if (second) await answerAll(sql, id, second);
     // What is left pending waits, so that nobody answers it with the next one.
-    await sql`update webhookpub.deliveries set next_attempt_at = now() + interval '1 hour'
-      where webhook_id = ${id} and status = 'pending'`;
+    await sql`
+      update webhookpub.queue set due_at = now() + interval '1 hour' where webhook_id = ${id}`;
   }
   await answerAll(sql, other.id, 500);
   await testWebhook(sql, id);
@@ -366,7 +367,7 @@ void t.test("redeliver_since goes by how the last delivery of an event ended", a
   t.strictSame(await replayed(begun), ["delivered", "failed, then delivered"]);
   t.equal(await count({ p_only_failed: false }), 0);
   t.ok((await deliveriesOf(sql, other.id)).every((row) => row.replay_id === null));
-  await sql`update webhookpub.deliveries set next_attempt_at = now() where status = 'pending'`;
+  await sql`update webhookpub.queue set due_at = now()`;
   await answerAll(sql, id, 500);
   t.equal(await count({ p_dry_run: true }), Object.keys(histories).length, "all have failed now");
 });
@@ -452,9 +453,9 @@ void t.test("200,000 replays are made at once, and nobody is flooded", async (t)
   const other = await createWebhook(sql, { userId: "user_2" });
   // A session whose plans were made, and statistics taken, while the tables were small.
   const operator = session();
-  await operator`analyze webhookpub.deliveries, webhookpub.envelopes`;
+  await operator`analyze webhookpub.delivery_history, webhookpub.queue, webhookpub.envelopes`;
   for (let i = 0; i < 6; i++) await redeliverSince(operator, id);
-  await sql`alter table webhookpub.deliveries set (autovacuum_enabled = off)`;
+  await sql`alter table webhookpub.delivery_history set (autovacuum_enabled = off)`;
   const total = 200_000;
   await sql`
     with event as materialized (
@@ -465,12 +466,12 @@ void t.test("200,000 replays are made at once, and nobody is flooded", async (t)
       insert into webhookpub.envelopes (event_id, created_at, user_id, body)
       select id, at, 'user_1', json_build_object('id', id)::text from event where n <= ${total}
     )
-    insert into webhookpub.deliveries
-      (id, webhook_id, event_id, event_type, event_created_at, status, attempts, max_attempts,
-       delivered_at, expires_at)
+    insert into webhookpub.delivery_history
+      (id, webhook_id, event_id, event_type, event_created_at, created_at, status, attempts,
+       max_attempts, delivered_at)
     select webhookpub.delivery_id(at), case when n <= ${total} then ${id} else ${other.id} end,
-      id, 'email.sent', at, case when n % 10 = 0 then 'failed' else 'delivered' end, 1, 8,
-      case when n % 10 > 0 then at end, at + interval '90 days'
+      id, 'email.sent', at, at, case when n % 10 = 0 then 'failed' else 'delivered' end, 1, 8,
+      case when n % 10 > 0 then at end
     from event`;
 
   await operator`begin`;
@@ -505,7 +506,7 @@ void t.test("a test is one delivery outside of the event log", async (t) => {
   const other = await createWebhook(sql, { events: "{*}" });
   const deliveryId = await testWebhook(sql, id);
   t.match(deliveryId, /^whd_[0-9a-f]{32}$/);
-  const [leased, ...others] = await leaseDeliveries(sql, [id, other.id], [10, 10]);
+  const [leased, ...others] = await leaseRequests(sql, [id, other.id], [10, 10]);
   t.strictSame(others, [], "and for nobody else");
   t.equal(leased?.delivery_id, deliveryId);
   t.equal(leased?.headers["webhook-event-type"], "email.sent");
@@ -544,7 +545,7 @@ void t.test("the type of a test is one that the webhook listens to", async (t) =
   ] as const) {
     const { id } = await createWebhook(sql, { events });
     await testWebhook(sql, id, type);
-    const [leased] = await leaseDeliveries(sql, [id], [1]);
+    const [leased] = await leaseRequests(sql, [id], [1]);
     t.equal(leased?.headers["webhook-event-type"], expected, `${events}, ${type}`);
   }
 });
@@ -643,7 +644,7 @@ void t.test("what best effort could not publish is published when it can be", as
     ],
   );
   await fanOut(sql);
-  const bodies = (await leaseDeliveries(sql, [id], [10])).map((leased) => leased.body);
+  const bodies = (await leaseRequests(sql, [id], [10])).map((leased) => leased.body);
   t.ok(
     bodies.some((body) => body.endsWith('"data": {"amount": 7}}')),
     "and they are delivered",

@@ -215,8 +215,8 @@ void t.test("disabled while it sends: nothing more is sent, and nothing is burne
 
     receiver.reply = () => 200;
     await sql`
-      update webhookpub.deliveries set next_attempt_at = now()
-      where webhook_id = ${id} and status = 'pending'`;
+      update webhookpub.queue set due_at = now()
+      where webhook_id = ${id}`;
     await idle();
     t.strictSame(await standing(id), waiting, "nothing that is due is sent");
     await sql`select webhookpub.enable_webhook(${id})`;

@@ -49,19 +49,17 @@ export async function writeHistory(sql: AnySql, { events, users, days }: History
     from history as h`;
   // As fan-out and record leave them: rows of many webhooks side by side, in order of time.
   await sql`
-    insert into webhookpub.deliveries
+    insert into webhookpub.delivery_history
       (id, webhook_id, event_id, event_type, event_created_at, status, attempts, max_attempts,
-       next_attempt_at, last_status_code, last_error, last_attempt_at, delivered_at,
-       created_at, expires_at)
+       last_status_code, last_error, last_attempt_at, delivered_at, created_at)
     select
       webhookpub.delivery_id(h.at), w.id, h.event_id, 'email.received', h.at, s.status,
       s.attempts, 8,
-      case when s.status = 'pending' then h.at + interval '1 day' * s.attempts end,
       case s.status when 'delivered' then 200 when 'failed' then 500 end,
       case when s.status = 'failed' then 'HTTP 500' end,
       case when s.attempts > 0 then h.at + interval '1 minute' * (s.attempts - 1) end,
       case when s.status = 'delivered' then h.at + interval '1 minute' * s.attempts end,
-      h.at, h.at + interval '90 days'
+      h.at
     from history as h
     join webhookpub.webhooks as w on w.user_id = h.user_id
     cross join lateral (
@@ -81,6 +79,13 @@ export async function writeHistory(sql: AnySql, { events, users, days }: History
           else 1
         end as attempts
     ) as s`;
+  await sql`
+    insert into webhookpub.queue (delivery_id, webhook_id, due_at, attempt, last_attempt_at)
+    select
+      h.id, h.webhook_id, h.created_at + interval '1 day' * h.attempts, h.attempts,
+      h.last_attempt_at
+    from webhookpub.delivery_history as h
+    where h.status = 'pending'`;
   await sql`
     insert into webhookpub.attempts
       (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error, webhook_id)

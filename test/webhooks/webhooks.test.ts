@@ -10,6 +10,7 @@ import { refused } from "../support/refused.ts";
 import { publishBy } from "../support/publish.ts";
 import { createWebhookWith } from "../support/webhook.ts";
 import { backendOf, untilBlocked } from "../support/waiting.ts";
+import { leaseRequests } from "../support/leases.ts";
 
 /** For tests that look only at webhooks of their own; the others have a database, too. */
 const common = await testDatabase(t);
@@ -703,9 +704,7 @@ void t.test("steering knows only webhooks that are there", async (t) => {
 
 // Disabling and enabling --------------------------------------------------------------
 
-const lease = (sql: Sql, id: string) =>
-  sql<{ delivery_id: string; attempt: number; headers: Record<string, string>; body: string }[]>`
-    select delivery_id, attempt, headers, body from webhookpub.lease_deliveries(${[id]})`;
+const lease = (sql: Sql, id: string) => leaseRequests(sql, [id]);
 
 const deliveriesOf = (sql: Sql, id: string) => sql<{ status: string; attempts: number }[]>`
   select status, attempts from webhookpub.deliveries where webhook_id = ${id} order by id`;
@@ -859,8 +858,8 @@ void t.test("a rotation leaves at most two live secrets, and both sign", async (
   await Promise.all(times(3, () => publishTx(sql)));
   await sql`select webhookpub.fan_out()`;
   const signers = async (): Promise<string[]> => {
-    const [request] = await sql<[{ headers: Record<string, string>; body: string }]>`
-      select headers, body from webhookpub.lease_deliveries(${[id]}, '{1}')`;
+    const [request] = await leaseRequests(sql, [id], [1]);
+    if (!request) throw new Error("nothing was leased");
     return secrets.filter((secret) => {
       try {
         return new Webhook(secret).verify(request.body, request.headers) !== undefined;

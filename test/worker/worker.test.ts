@@ -64,7 +64,7 @@ void t.test("a worker killed with requests in flight loses nothing", async (t) =
   const [{ killed }] = await sql<[{ killed: string }]>`select clock_timestamp() as killed`;
   // As if their deadline had been 1 s: this test would take too long with one of 30 s.
   await sql`
-    update webhookpub.deliveries set next_attempt_at = next_attempt_at - interval '29 seconds'
+    update webhookpub.queue set due_at = due_at - interval '29 seconds'
     where leased`;
   t.match(await states(sql), [
     { status: "pending", leased: false, attempts: 0, n: 20 },
@@ -163,7 +163,7 @@ void t.test("a late answer from a worker thought dead changes nothing newer", as
   await publish(sql);
   await receiver.received(1);
   stopped.kill("SIGSTOP");
-  await sql`update webhookpub.deliveries set next_attempt_at = now()`;
+  await sql`update webhookpub.queue set due_at = now()`;
   await startWorkerProcess(t, url);
   await delivered(sql, 1);
   const [before] = await sql`select d.* from webhookpub.deliveries as d`;
@@ -316,7 +316,7 @@ for (const program of ["npx graphile-worker", "npm start"]) {
       await until(async () => {
         // As if leases were short: nothing here takes a second, so these were lost.
         await killer`
-          update webhookpub.deliveries set next_attempt_at = now()
+          update webhookpub.queue set due_at = now()
           where leased and last_attempt_at < now() - interval '1 second'`;
         const done = await killer`
           select from webhookpub.deliveries where status = 'delivered'`;

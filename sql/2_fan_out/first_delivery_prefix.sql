@@ -1,0 +1,23 @@
+-- Makes what the ids of an event's first deliveries begin with; the first half of the webhook's
+-- own random digits is the rest. So there is one id for an event and a webhook: the primary key
+-- is the backstop against doubles. It begins with the time, so inserts go to the index's right
+-- edge and expiry walks in order.
+--
+-- Called by  webhookpub.fan_out_events.
+-- Returns    whd_, 12 hex digits of Unix milliseconds, 12 of the SHA-256 of the event's id. Two
+--            deliveries of a webhook whose events are of one millisecond differ by 48 bits.
+
+create or replace function webhookpub.first_delivery_prefix (
+  p_event_id text,
+  p_event_created_at timestamptz
+)
+  returns text
+  language sql
+  immutable
+  parallel safe
+return 'whd_'
+  || lpad(to_hex((extract(epoch from p_event_created_at) * 1000)::bigint), 12, '0')
+  || left(encode(sha256(convert_to(p_event_id, 'UTF8')), 'hex'), 12);
+
+comment on function webhookpub.first_delivery_prefix (text, timestamptz) is
+  'What the ids of an event''s first deliveries begin with: its time and a hash of its id.';

@@ -1,0 +1,50 @@
+-- Moves deliveries as their answers want it: out of the queue and into the history, or to their
+-- next attempt.
+--
+-- Called by  webhookpub.record_attempts, which has locked them in the queue.
+--
+-- Of two answers to one delivery a success counts: it comes first, and then there is nothing in
+-- the queue for the other.
+
+create or replace function webhookpub.apply_verdicts (
+  p_answers webhookpub.answer[],
+  p_now timestamptz
+)
+  returns void
+  language plpgsql
+  volatile
+as $$
+begin
+  delete from webhookpub.queue as q
+  where q.ctid = any (array(
+    select a.queue_at from unnest(p_answers) as a where a.verdict in ('delivered', 'failed')
+  ));
+  update webhookpub.delivery_history as h
+  set
+    status = a.verdict,
+    attempts = a.attempts,
+    lost = a.lost,
+    last_attempt_at = a.last_attempt_at,
+    delivered_at = case when a.verdict = 'delivered' then p_now end,
+    last_status_code = a.status_code,
+    last_error = a.error
+  from (
+    select a.* from unnest(p_answers) as a where a.verdict in ('delivered', 'failed') offset 0
+  ) as a
+  where h.ctid = a.history_at;
+  update webhookpub.queue as q
+  set
+    leased = false,
+    suspicion = 0,
+    due_at = a.due_at,
+    last_status_code = a.status_code,
+    last_error = a.error
+  from (
+    select a.* from unnest(p_answers) as a where a.verdict = 'pending' offset 0
+  ) as a
+  where q.ctid = a.queue_at;
+end;
+$$;
+
+comment on function webhookpub.apply_verdicts (webhookpub.answer[], timestamptz) is
+  'Ends the deliveries of these answers, or moves them to their next attempt.';

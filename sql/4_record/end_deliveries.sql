@@ -1,0 +1,45 @@
+-- Takes deliveries out of the queue, without another attempt: what the queue knows of each
+-- becomes the end of its history.
+--
+-- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted, webhookpub.park_lost, which
+--            have locked them.
+-- Returns    how many.
+
+create or replace function webhookpub.end_deliveries (
+  p_delivery_ids text[],
+  p_status text
+)
+  returns bigint
+  language sql
+  volatile
+as $$
+  with taken as (
+    delete from webhookpub.queue as q
+    where q.delivery_id = any (p_delivery_ids)
+    returning q.*
+  ),
+  ended as (
+    update webhookpub.delivery_history as h
+    set
+      status = p_status,
+      attempts = t.attempt,
+      lost = t.lost,
+      last_attempt_at = t.last_attempt_at,
+      last_status_code = t.last_status_code,
+      last_error = t.last_error
+    from (
+      select t.*, (
+        select h.ctid from webhookpub.delivery_history as h where h.id = t.delivery_id
+      ) as at
+      from taken as t
+    ) as t
+    -- By where it is, which only whoever holds its row of the queue changes: no plan can
+    -- come to read the whole history.
+    where h.ctid = t.at
+    returning h.id
+  )
+  select count(*) from ended;
+$$;
+
+comment on function webhookpub.end_deliveries (text[], text) is
+  'Ends these deliveries, which are pending and locked, as failed or cancelled; returns how many.';
