@@ -10,6 +10,20 @@ comment on schema webhookpub is
 --!include 1_publish/random_hex.sql
 --!include 2_fan_out/filter_values.sql
 
+-- Migrations -------------------------------------------------------------------------
+
+create table webhookpub.migrations (
+  name text collate "C",
+  hash text collate "C" not null,
+  applied_at timestamptz not null default now(),
+  constraint migrations_pkey primary key (name)
+);
+comment on table webhookpub.migrations is
+  'Which of webhookpub''s migrations have run here, whoever ran them: each adds itself.';
+comment on column webhookpub.migrations.name is 'Its number.';
+comment on column webhookpub.migrations.hash is 'SHA-256 of what it does.';
+comment on column webhookpub.migrations.applied_at is 'When it ran.';
+
 -- Settings ---------------------------------------------------------------------------
 
 create table webhookpub.settings (
@@ -578,6 +592,7 @@ alter table webhookpub.secrets enable row level security;
 alter table webhookpub.sweep enable row level security;
 alter table webhookpub.settled_objects enable row level security;
 alter table webhookpub.expiry enable row level security;
+alter table webhookpub.migrations enable row level security;
 -- A partition would else show the rows of everybody.
 alter table webhookpub.envelopes_default enable row level security;
 alter table webhookpub.attempts_default enable row level security;

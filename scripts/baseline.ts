@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { root } from "../src/config.ts";
+import { marker } from "../src/committed.ts";
 import { type SqlFile, sqlFiles } from "../test/support/sql_files.ts";
 
 const BEHAVIOUR_HEAD = `-- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -41,7 +42,7 @@ const behaviour = [
 
 await mkdir(join(root, "migrations/committed"), { recursive: true });
 const first = await write("000001-state.sql", state, undefined);
-await write("000002-behaviour.sql", behaviour, first);
+await write("000002-behaviour.sql", `${behaviour}${marker("000002", state + behaviour)}`, first);
 
 /** Those before it that a file needs at once: views and bodies in the SQL standard's form. */
 function ordered(all: readonly SqlFile[]): SqlFile[] {

@@ -14,7 +14,9 @@ const SCRIPTS = ["demo", "migrate", "start"];
 /** How a command of ours is run here. */
 export function runs(command: string): string {
   if (isPackage) return `npx webhookpub ${command}`;
-  return SCRIPTS.includes(command) ? `npm run ${command}` : `node src/cli/webhookpub.ts ${command}`;
+  const [name = "", ...flags] = command.split(" ");
+  if (!SCRIPTS.includes(name)) return `node src/cli/webhookpub.ts ${command}`;
+  return ["npm run", name, ...(flags.length > 0 ? ["--", ...flags] : [])].join(" ");
 }
 
 /** The file that a source becomes beside the one that asks. */

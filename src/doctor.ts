@@ -1,8 +1,8 @@
 import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { runs } from "./config.ts";
-import { diagnose, echo, type Finding, installedVersion, serverFacts } from "./database/calls.ts";
+import { diagnose, echo, type Finding, serverFacts } from "./database/calls.ts";
 import { connect, type Sql } from "./database/connect.ts";
+import { schemaFault } from "./schema.ts";
 import { version } from "./version.ts";
 
 /** What an examination found out. */
@@ -66,15 +66,9 @@ async function checkListen(url: string, sender: Sql): Promise<Finding[]> {
 }
 
 async function checkSchema(sql: Sql): Promise<Finding[]> {
-  const topic = "schema";
-  const installed = await installedVersion(sql);
-  const migrate = `run ${runs("migrate")}`;
-  if (installed === null) {
-    return [{ topic, finding: "webhookpub is not installed in this database", advice: migrate }];
-  }
-  if (installed === version) return await diagnose(sql);
-  const finding = `it is of webhookpub ${installed}, this is ${version}`;
-  return [{ topic, finding, advice: `${migrate}, of the newer of both` }];
+  const fault = await schemaFault(sql);
+  if (!fault) return await diagnose(sql);
+  return [{ topic: "schema", finding: fault.message, advice: fault.hint }];
 }
 
 /** For people. */

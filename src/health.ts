@@ -2,11 +2,11 @@ import { once } from "node:events";
 import { createServer, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { installedVersion, type Metric, readMetrics } from "./database/calls.ts";
+import { type Metric, readMetrics } from "./database/calls.ts";
 import type { Pool } from "./database/pool.ts";
 import { messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
-import { version } from "./version.ts";
+import { schemaFault } from "./schema.ts";
 import type { Figure, Vitals } from "./vitals.ts";
 
 /** Who probes gives up after a second or a few. */
@@ -78,9 +78,7 @@ export async function serveHealth(
 async function whyNotReady(pool: Pool, vitals: Vitals): Promise<string | undefined> {
   if (vitals.phase() !== "running") return `the worker is ${vitals.phase()}`;
   try {
-    const installed = await inTime(pool.ask(installedVersion));
-    if (installed === version) return undefined;
-    return `the database is of webhookpub ${installed ?? "nothing"}, the worker of ${version}`;
+    return (await inTime(pool.ask(schemaFault)))?.message;
   } catch (error) {
     return `the database does not answer: ${messageOf(error)}`;
   }

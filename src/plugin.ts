@@ -6,6 +6,7 @@ import webhookMaintain from "../tasks/webhook_maintain.ts";
 import { pgUrl } from "./database/dial.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
 import type { Log } from "./log.ts";
+import { refuseBreakingUpgrade } from "./graphile_worker.ts";
 import { endWithParent } from "./orphan.ts";
 import { version } from "./version.ts";
 import { watchRunner } from "./watch.ts";
@@ -102,6 +103,11 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
           Object.assign(worker, { connectionString: pgUrl(worker.connectionString ?? "") });
         }
         return next();
+      },
+      // Not even by starting a worker.
+      async migrate(next, event) {
+        await refuseBreakingUpgrade(event);
+        return await next();
       },
       async poolGracefulShutdown(next, { ctx, workerPool }) {
         // A pool that ends because it lost its database says nothing of it: a supervisor has

@@ -1,14 +1,14 @@
-import { closedNetworks, installedVersion, maintain, wake } from "./database/calls.ts";
+import { closedNetworks, maintain, wake } from "./database/calls.ts";
 import type { Sql } from "./database/connect.ts";
 import { makePool, type Pool } from "./database/pool.ts";
-import { processSettings, runs } from "./config.ts";
+import { processSettings } from "./config.ts";
 import { type Deliverer, makeDeliverer } from "./deliver/deliverer.ts";
-import { messageOf, WebhookpubError } from "./errors.ts";
+import { messageOf } from "./errors.ts";
 import { fanOutUntilIdle } from "./fan_out.ts";
 import type { Log } from "./log.ts";
 import { maintainUntilDone } from "./maintain.ts";
 import { refuseTransactionPooler } from "./database/pooler.ts";
-import { version } from "./version.ts";
+import { schemaFault } from "./schema.ts";
 import { type Health, serveHealth } from "./health.ts";
 import { makeVitals, type Vitals } from "./vitals.ts";
 import { makeWakeUp } from "./wake_up.ts";
@@ -83,7 +83,7 @@ async function start(url: string | undefined, log: Log, onTick: () => void): Pro
     if (settings.WEBHOOKPUB_PORT) {
       health = await serveHealth(settings.WEBHOOKPUB_PORT, { pool: pools.batches, vitals, log });
     }
-    await pools.batches.ask(checkVersion);
+    await pools.batches.ask(checkSchema);
     const deliverer = makeDeliverer(pools.batches, {
       maxInFlight: settings.WEBHOOKPUB_MAX_IN_FLIGHT,
       closed: await pools.batches.ask(closedNetworks),
@@ -113,16 +113,9 @@ async function closeAll({ batches, fanOut, upkeep }: Pools): Promise<void> {
   await Promise.all([batches.end(), fanOut.end(), upkeep.end()]);
 }
 
-async function checkVersion(sql: Sql): Promise<void> {
-  const installed = await installedVersion(sql);
-  if (installed === version) return;
-  throw new WebhookpubError(
-    "WH030",
-    installed === null
-      ? "webhookpub is not installed in this database"
-      : `this worker is of webhookpub ${version}, the database of ${installed}`,
-    `Run: ${runs("migrate")}`,
-  );
+async function checkSchema(sql: Sql): Promise<void> {
+  const fault = await schemaFault(sql);
+  if (fault) throw fault;
 }
 
 interface Parts {

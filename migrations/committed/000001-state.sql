@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:3ef2cf3477b68d08c283cdaddf394b09b89f506d
+--! Hash: sha1:796f7cf24de6f2ef60dbd00a89005e65662035f0
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -61,6 +61,20 @@ return (
 comment on function webhookpub.filter_values (jsonb, text) is
   'The values that a filter list allows; null when it is no constraint.';
 --! EndIncluded 2_fan_out/filter_values.sql
+
+-- Migrations -------------------------------------------------------------------------
+
+create table webhookpub.migrations (
+  name text collate "C",
+  hash text collate "C" not null,
+  applied_at timestamptz not null default now(),
+  constraint migrations_pkey primary key (name)
+);
+comment on table webhookpub.migrations is
+  'Which of webhookpub''s migrations have run here, whoever ran them: each adds itself.';
+comment on column webhookpub.migrations.name is 'Its number.';
+comment on column webhookpub.migrations.hash is 'SHA-256 of what it does.';
+comment on column webhookpub.migrations.applied_at is 'When it ran.';
 
 -- Settings ---------------------------------------------------------------------------
 
@@ -694,6 +708,7 @@ alter table webhookpub.secrets enable row level security;
 alter table webhookpub.sweep enable row level security;
 alter table webhookpub.settled_objects enable row level security;
 alter table webhookpub.expiry enable row level security;
+alter table webhookpub.migrations enable row level security;
 -- A partition would else show the rows of everybody.
 alter table webhookpub.envelopes_default enable row level security;
 alter table webhookpub.attempts_default enable row level security;

@@ -1,5 +1,5 @@
---! Previous: sha1:3ef2cf3477b68d08c283cdaddf394b09b89f506d
---! Hash: sha1:094f9989e52e1f688ad73219e1078dbed015e56a
+--! Previous: sha1:796f7cf24de6f2ef60dbd00a89005e65662035f0
+--! Hash: sha1:6969fe867aa30e3124d1833eb51e389971fc2ba6
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -5243,6 +5243,27 @@ comment on view webhookpub.envelopes_by_event is
 comment on column webhookpub.envelopes_by_event.envelope is
   'The JSON text that is POSTed and signed.';
 --! EndIncluded 7_inspect/envelopes_by_event.sql
+--! Included 7_inspect/last_migration.sql
+-- Says which migration was the last: a worker refuses a schema of another than it brings.
+--
+-- Called by  workers, when they start and whenever they are asked whether they are ready; migrate.
+
+create or replace function webhookpub.last_migration ()
+  returns text
+  language sql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select m.name || ' ' || m.hash
+  from webhookpub.migrations as m
+  order by m.name desc
+  limit 1;
+$$;
+
+comment on function webhookpub.last_migration () is
+  'The number and the hash of the last of webhookpub''s migrations that ran here.';
+--! EndIncluded 7_inspect/last_migration.sql
 --! Included 7_inspect/metrics.sql
 -- Numbers for monitoring, one a row.
 --
@@ -6005,7 +6026,7 @@ begin
   grant execute on function webhookpub.check_privileges, webhookpub.diagnose
   to webhookpub_operator, webhookpub_readonly;
 
-  grant execute on function webhookpub.version
+  grant execute on function webhookpub.version, webhookpub.last_migration
   to webhookpub_worker, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 end;
 $$;
@@ -6271,3 +6292,6 @@ select
 
 select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
+
+insert into webhookpub.migrations (name, hash) values
+  ('000002', 'fa213b74717ee4aa359045b3196e8315791705a7c9260518faf0e7170a4369fe');

@@ -54,7 +54,7 @@ begin
   grant execute on function webhookpub.check_privileges, webhookpub.diagnose
   to webhookpub_operator, webhookpub_readonly;
 
-  grant execute on function webhookpub.version
+  grant execute on function webhookpub.version, webhookpub.last_migration
   to webhookpub_worker, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 end;
 $$;

@@ -1,4 +1,5 @@
 import type { Answer } from "../deliver/answer.ts";
+import type { Migration } from "../committed.ts";
 import type { Sql } from "./connect.ts";
 
 /** A delivery that this worker has to POST, as webhookpub.lease_deliveries returns it. */
@@ -34,13 +35,15 @@ export interface LeasedRequest {
   readonly problem: string | null;
 }
 
-/** The version of the schema, or null when it is not installed. */
-export async function installedVersion(sql: Sql): Promise<string | null> {
+/** The last migration that ran; null when webhookpub is not installed. */
+export async function lastMigration(sql: Sql): Promise<Migration | null> {
   const [row] = await sql<[{ found: boolean }]>`
-    select to_regprocedure('webhookpub.version()') is not null as found`;
+    select to_regprocedure('webhookpub.last_migration()') is not null as found`;
   if (!row.found) return null;
-  const [installed] = await sql<[{ version: string }]>`select webhookpub.version()`;
-  return installed.version;
+  const [last] = await sql<[{ migration: string | null }]>`
+    select webhookpub.last_migration() as migration`;
+  const [name = "", hash = ""] = last.migration?.split(" ") ?? [];
+  return { name, hash };
 }
 
 /** The networks that are closed unless settings open them. */

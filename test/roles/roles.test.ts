@@ -134,6 +134,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   diagnose_server: [NOBODY, "webhookpub.diagnose_server()"],
   diagnose_work: [NOBODY, "webhookpub.diagnose_work()"],
   version: ["WORT", "webhookpub.version()"],
+  last_migration: ["WORT", "webhookpub.last_migration()"],
 
   read_metrics: ["W", "webhookpub.read_metrics()"],
 
@@ -268,6 +269,7 @@ const READERS: Record<string, string> = {
   events: "ORT",
   expiry: NOBODY,
   metrics: "OR",
+  migrations: NOBODY,
   publish_failures: "ORT",
   queue: "ORT",
   secrets: NOBODY,

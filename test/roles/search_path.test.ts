@@ -70,6 +70,7 @@ const LIFE: readonly (readonly [name: string, statement: string])[] = [
   ["maintain", "select webhookpub.maintain()"],
   ["check_privileges", "select * from webhookpub.check_privileges()"],
   ["diagnose", "select * from webhookpub.diagnose()"],
+  ["last_migration", "select webhookpub.last_migration()"],
 ];
 
 const attacker = await createLogin(

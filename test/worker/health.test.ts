@@ -165,12 +165,10 @@ void t.test("without its database, and with one of another version, it is not re
   await cluster.start();
   await until(async () => (await get("/readyz")).status === 200, "it to be ready again");
 
-  await sql`
-    create or replace function webhookpub.version() returns text language sql
-    as $$ select '9.9.9' $$`;
-  t.strictSame(await get("/readyz"), {
+  await sql`insert into webhookpub.migrations (name, hash) values ('999999', 'x')`;
+  t.match(await get("/readyz"), {
     status: 503,
-    text: `the database is of webhookpub 9.9.9, the worker of ${version}\n`,
+    text: /^this webhookpub is older than the database: .*999999\n/,
   });
 });
 

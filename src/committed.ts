@@ -1,0 +1,75 @@
+// What migrations/committed holds: which migration is the last, whose hashes are ours, and the
+// functions and views as the last migration that has them leaves them.
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { root } from "./config.ts";
+
+/** A migration as the database knows it. */
+export interface Migration {
+  /** Its number, of six digits. */
+  readonly name: string;
+  readonly hash: string;
+}
+
+/** Where the committed migrations are. */
+export const migrationsFolder = join(root, "migrations");
+
+const MARKER =
+  /^insert into webhookpub\.migrations \(name, hash\) values\n {2}\('(\d{6})', '(\w+)'\);$/m;
+
+/** The end of a migration: with it the database knows that it ran. */
+export function marker(name: string, text: string): string {
+  const hash = createHash("sha256").update(text).digest("hex");
+  return `\ninsert into webhookpub.migrations (name, hash) values\n  ('${name}', '${hash}');\n`;
+}
+
+/** The texts of all committed migrations, in their order. */
+export function committedTexts(): string[] {
+  const folder = join(migrationsFolder, "committed");
+  return readdirSync(folder)
+    .filter((file) => file.endsWith(".sql"))
+    .toSorted()
+    .map((file) => readFileSync(join(folder, file), "utf8"));
+}
+
+/** The last migration that this package brings. */
+export function latest(texts: readonly string[] = committedTexts()): Migration {
+  const [, name = "", hash = ""] = MARKER.exec(texts.at(-1) ?? "") ?? [];
+  return { name, hash };
+}
+
+/** The hashes that graphile-migrate's ledger has of them. */
+export function ledgerHashes(texts: readonly string[] = committedTexts()): string[] {
+  return texts.flatMap((text) => /^--! Hash: (\S+)$/m.exec(text)?.[1] ?? []);
+}
+
+/** Tables that the migrations make, but for partitions. */
+export function committedTables(texts: readonly string[] = committedTexts()): string[] {
+  return namesIn(texts.join("\n"), /^create table (webhookpub\.\w+)/gm).filter(
+    (name) => !namesIn(texts.join("\n"), /^drop table (webhookpub\.\w+)/gm).includes(name),
+  );
+}
+
+/** Functions and views by their names, as they are now, in an order in which they can be made. */
+export function committedObjects(
+  texts: readonly string[] = committedTexts(),
+): ReadonlyMap<string, string> {
+  const objects = new Map<string, string>();
+  for (const text of texts) {
+    const parts = text.split(/^--! (?:Included|EndIncluded) .*$/m);
+    parts.forEach((part, i) => {
+      for (const name of namesIn(part, /^drop (?:function|view) (?:if exists )?(\w+\.\w+)/gm)) {
+        objects.delete(name);
+      }
+      // Every second one is a file of sql/.
+      const [name] = i % 2 === 1 ? namesIn(part, /^create or replace \w+ (\w+\.\w+)/gm) : [];
+      if (name !== undefined) objects.set(name, part);
+    });
+  }
+  return objects;
+}
+
+function namesIn(text: string, pattern: RegExp): string[] {
+  return [...text.matchAll(pattern)].map(([, name = ""]) => name);
+}
