@@ -39,7 +39,12 @@ export async function plantTrap(session: Sql, schema: string): Promise<Trap> {
         format('case when %s.spring() then null::%s end as %I', ${schema}::text, t.name, a.attname), ', ' order by a.attnum)
       from pg_attribute as a
       cross join lateral (
-        select coalesce(nullif(a.atttypid::regtype::text, 'anyarray'), 'text') as name
+        -- Of anyarray, and of rows that have one, no view can be made.
+        select case when y.typtype = 'p' or e.typtype = 'c' then 'text'
+          else y.oid::regtype::text end as name
+        from pg_type as y
+        left join pg_type as e on e.oid = y.typelem
+        where y.oid = a.atttypid
       ) as t
       where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     ) as columns
