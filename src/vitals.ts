@@ -2,6 +2,7 @@ import { performance } from "node:perf_hooks";
 import type postgres from "postgres";
 import { z } from "zod";
 import type { Outcome } from "./deliver/answer.ts";
+import type { Unsent } from "./deliver/sender.ts";
 import type { Lease } from "./database/calls.ts";
 import { messageOf } from "./errors.ts";
 import { debugging, type Log } from "./log.ts";
@@ -30,7 +31,7 @@ export interface Vitals {
   /** So many leases have come, or are over. */
   leased(change: number): void;
   /** Makes a request of one of them. */
-  request(lease: Lease, post: (lease: Lease) => Promise<Outcome>): Promise<Outcome>;
+  request<T extends Outcome | Unsent>(lease: Lease, post: (lease: Lease) => Promise<T>): Promise<T>;
   /** The figures, in the order in which they are shown. */
   figures(): Figure[];
 }
@@ -62,12 +63,12 @@ export function makeVitals(log: Log, limit: number): Vitals {
   let seconds = 0;
   let exchanges = 0;
 
-  const count = (lease: Lease, outcome: Outcome, durationMs: number) => {
+  const count = (lease: Lease, outcome: Outcome | Unsent, durationMs: number) => {
     const status = outcome.kind === "responded" ? outcome.statusCode : null;
     const kind = status === null ? outcome.kind : `${Math.floor(status / 100)}xx`;
     outcomes.set(kind, (outcomes.get(kind) ?? 0) + 1);
-    // What is blocked was not sent.
-    if (kind !== "blocked") observe(durationMs / 1000);
+    // What is blocked was not sent either.
+    if (kind !== "blocked" && kind !== "unsent") observe(durationMs / 1000);
     if (!debugging) return;
     const ms = Math.round(durationMs);
     log.debug(`attempt ${lease.attempt} of ${lease.delivery_id}: ${status ?? kind}, ${ms} ms`, {

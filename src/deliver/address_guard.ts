@@ -1,6 +1,5 @@
-import { Resolver, lookup as systemLookup } from "node:dns/promises";
 import { BlockList, isIP, isIPv4, type LookupFunction } from "node:net";
-import { codeOf } from "../errors.ts";
+import { type Address, resolve } from "./names.ts";
 
 /** What may be connected to; the lists come from the database. */
 export interface Policy {
@@ -24,9 +23,6 @@ export interface Guard {
    */
   lookup(port: number): LookupFunction;
 }
-
-/** Chosen anew for each lookup, so that not all names of a dead server give up at once. */
-const DNS_TIMEOUT_MS = { least: 3000, most: 6000 };
 
 /** Makes the guard for a policy. */
 export function makeGuard(policy: Policy): Guard {
@@ -77,7 +73,7 @@ export function makeGuard(policy: Policy): Guard {
 }
 
 /** The port that a URL means. */
-function portOf(url: URL): number {
+export function portOf(url: URL): number {
   return Number(url.port) || (url.protocol === "http:" ? 80 : 443);
 }
 
@@ -103,34 +99,4 @@ function networks(list: readonly string[]) {
 
 function familyOf(address: string) {
   return isIPv4(address) ? "ipv4" : "ipv6";
-}
-
-type Address = { address: string; family: 4 | 6 };
-
-/**
- * All addresses of a name. Asked of the DNS without the system's resolver, whose four
- * threads a few black-holed names would hold; only for a name that the DNS says it does not
- * know is the system asked (its hosts file, its search domains). One whose servers fail or
- * say nothing would hold a thread until they fail once more.
- */
-async function resolve(hostname: string): Promise<Address[]> {
-  const { least, most } = DNS_TIMEOUT_MS;
-  const timeout = Math.round(least + Math.random() * (most - least));
-  const resolver = new Resolver({ timeout, tries: 1 });
-  const of = (family: 4 | 6) => (found: string[]) =>
-    found.map((address): Address => ({ address, family }));
-  const answers = await Promise.allSettled([
-    resolver.resolve4(hostname).then(of(4)),
-    resolver.resolve6(hostname).then(of(6)),
-  ]);
-  const addresses = answers.flatMap((answer) =>
-    answer.status === "fulfilled" ? answer.value : [],
-  );
-  if (addresses.length > 0) return addresses;
-  const codes = answers.map((answer) =>
-    answer.status === "rejected" ? codeOf(answer.reason) : "",
-  );
-  if (codes.includes("ETIMEOUT")) throw new Error(`DNS lookup of ${hostname} timed out`);
-  if (codes.includes("ESERVFAIL")) throw new Error(`DNS lookup of ${hostname} failed: SERVFAIL`);
-  return (await systemLookup(hostname, { all: true })) as Address[];
 }

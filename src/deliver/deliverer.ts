@@ -1,7 +1,8 @@
 import { answerTo } from "./answer.ts";
 import type { Policy } from "./address_guard.ts";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Lease, leaseDeliveries } from "../database/calls.ts";
+import { coalesce } from "./coalesce.ts";
+import { type Lease, leaseDeliveries, releaseDeliveries } from "../database/calls.ts";
 import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { Vitals } from "../vitals.ts";
@@ -15,6 +16,8 @@ import { type Claim, makeShares, type Turn } from "./shares.ts";
 const ASK_WIDTH = 2;
 const ASK_LIMIT = 100;
 
+/** What this machine lacks is not there again at once. */
+const SHORT_MS = 1000;
 /** How soon a webhook is asked for again whose lease somebody else held. */
 const HELD_MS = 20;
 /** How long it asks what to POST, while the database fails. */
@@ -83,6 +86,8 @@ export function makeDeliverer(
   const shares = makeShares<Course>(maxInFlight);
   const recorder = makeRecorder(pool, log, hurry);
   const senderFor = makeSenders(closed);
+  /** Until when nothing more is asked for: this machine lacks what a request needs. */
+  let shortUntil = 0;
   let asks = 0;
   let scheduled = false;
   let draining = false;
@@ -95,7 +100,9 @@ export function makeDeliverer(
     scheduled = true;
     setImmediate(() => {
       scheduled = false;
-      while (asks < ASK_WIDTH && !draining) {
+      const shortMs = shortUntil - performance.now();
+      if (shortMs > 0 && !draining) setTimeout(schedule, shortMs);
+      while (asks < ASK_WIDTH && !draining && shortMs <= 0) {
         const turns = shares.next(ASK_LIMIT);
         if (turns.length === 0) break;
         void ask(turns);
@@ -211,6 +218,19 @@ export function makeDeliverer(
     }
   };
 
+  /** Gives a lease back; if that fails, it runs out. */
+  const release = coalesce(
+    async (unsent: { lease: Lease; error: string }[]) => {
+      const [{ error }] = unsent as [{ error: string }];
+      log.error(`${unsent.length} requests could not be sent, trying again: ${error}`);
+      const leases = unsent.map(({ lease }) => lease);
+      const errors = unsent.map((one) => one.error);
+      await pool.ask((sql) => releaseDeliveries(sql, leases, errors));
+      return unsent;
+    },
+    { width: 1, limit: 500 },
+  );
+
   /** POSTs; whatever comes of it, its room is free again. */
   const send = async (course: Course, post: Post) => {
     try {
@@ -227,6 +247,11 @@ export function makeDeliverer(
     const begun = performance.now();
     try {
       const outcome = await send(course, post);
+      if (outcome.kind === "unsent") {
+        shortUntil = performance.now() + SHORT_MS;
+        await release({ lease: post.lease, error: outcome.error });
+        return close(course);
+      }
       course.answered = outcome.kind === "responded";
       const now = performance.now();
       const answer = { since: now };
@@ -288,7 +313,7 @@ export function makeDeliverer(
       for (const course of courses.values()) forget(course);
       schedule();
       await drained.promise;
-      await senderFor.close();
+      senderFor.close();
     },
   };
 }
@@ -299,11 +324,11 @@ function makeSenders(closed: readonly string[]) {
   let current: string | undefined;
   const senderFor = (policy: string): Sender => {
     if (sender === undefined || policy !== current) {
-      void sender?.close();
+      sender?.close();
       sender = makeSender({ ...(JSON.parse(policy) as Omit<Policy, "closed">), closed });
       current = policy;
     }
     return sender;
   };
-  return Object.assign(senderFor, { close: async () => sender?.close() });
+  return Object.assign(senderFor, { close: () => sender?.close() });
 }

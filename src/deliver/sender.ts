@@ -1,173 +1,320 @@
-import { Agent, buildConnector } from "undici";
-import type { Socket } from "node:net";
+import { connect as connectTcp, isIPv4, type LookupFunction, type Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
 import type { Outcome } from "./answer.ts";
 import { BlockedError, makeGuard, type Policy } from "./address_guard.ts";
 import { codeOf, messageOf } from "../errors.ts";
-import type { Post } from "./requests.ts";
+import { makeResponseReader, type ResponseReader } from "./response.ts";
+import { parseTarget, type Target } from "./target.ts";
 
-const CONNECT_TIMEOUT_MS = 10_000;
-const READ_BYTES = 64 * 1024;
-const KEPT_BYTES = 4 * 1024;
-/** All of a response as it comes in: head, body, and whatever hides between its chunks. */
-const RESPONSE_BYTES = 256 * 1024;
-/** Informational responses (1xx) that one exchange may bring; serious ones bring one. */
-const MAX_INFORMATIONAL = 10;
+/** A connection is used for no longer than this: then a name's new address is. */
+const CONNECTION_AGE_MS = 60_000;
+/** How often connections that nobody uses any more are looked for. */
+const SWEEP_MS = 1000;
+/** URLs that are kept parsed. */
+const TARGETS = 10_000;
+/**
+ * A connection that its receiver was closing as the request came fails within a round trip; what
+ * fails later was read.
+ */
+const RACE_MS = 1000;
+
+/** What to POST, and until when. */
+interface Request {
+  readonly url: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+  /** Deadline of the whole exchange. */
+  readonly timeout_ms: number;
+}
+
+/** This machine could not even try, as when it has no file descriptors left. */
+export interface Unsent {
+  readonly kind: "unsent";
+  readonly error: string;
+}
 
 /** POSTs deliveries under one policy, over pooled connections. */
 export interface Sender {
-  post(post: Post): Promise<Outcome>;
+  post(request: Request): Promise<Outcome | Unsent>;
   /** Takes nothing new, and closes each connection when its request has ended. */
-  close(): Promise<void>;
+  close(): void;
 }
+
+/** A request on its way. */
+interface Exchange {
+  readonly target: Target;
+  readonly text: string;
+  readonly timeoutMs: number;
+  readonly settle: (outcome: Outcome | Unsent) => void;
+  timer: NodeJS.Timeout | undefined;
+  connection: Connection | undefined;
+  sentAt: number;
+  /** It went out on a connection that was closing, and goes out once more. */
+  again: boolean;
+}
+
+/** A connection, for one exchange at a time. */
+interface Connection {
+  readonly socket: Socket;
+  readonly origin: Origin;
+  readonly reader: ResponseReader;
+  readonly openedAt: number;
+  exchange: Exchange | undefined;
+  /** It has carried another exchange before. */
+  reused: boolean;
+  /** Until when it may wait for another. */
+  idleUntil: number;
+}
+
+/** What connections to one scheme, host and port share. */
+interface Origin {
+  readonly idle: Connection[];
+  session: Buffer | undefined;
+  open: number;
+}
+
+/** All that comes in is read into this, and looked at before anything else comes. */
+const INCOMING = Buffer.allocUnsafeSlow(64 * 1024);
 
 /** Makes a sender; its pooled connections go to addresses that this policy allowed. */
 export function makeSender(policy: Policy): Sender {
   const guard = makeGuard(policy);
-  const connectors = new Map<number, Connector>();
-  /** The exchange that is being dispatched: what connects now, connects for it. */
-  let dispatching: AbortSignal | undefined;
+  const lookups = new Map<number, LookupFunction>();
+  const origins = new Map<string, Origin>();
+  const targets = new Map<string, Target | Outcome>();
+  let closing = false;
+  const sweeping = setInterval(() => sweep(performance.now()), SWEEP_MS).unref();
 
-  const agent = new Agent({
-    // Redirects are not followed: request() never does. HTTP/1.1 alone: it has no frames
-    // that a receiver could flood us with beside its answer.
-    allowH2: false,
-    connect: (options, callback) => {
-      const port = Number(options.port) || (options.protocol === "http:" ? 80 : 443);
-      let connector = connectors.get(port);
-      if (!connector) {
-        connector = buildConnector({
-          allowH2: false,
-          lookup: guard.lookup(port),
-          timeout: CONNECT_TIMEOUT_MS,
-        }) as Connector;
-        connectors.set(port, connector);
+  /** Parses a URL and checks it, once; redirects are not followed. */
+  const targetOf = (url: string): Target | Outcome => {
+    let target = targets.get(url);
+    if (target === undefined) {
+      if (targets.size >= TARGETS) targets.clear();
+      try {
+        const parsed = parseTarget(url);
+        guard.checkUrl(parsed.url);
+        target = parsed;
+      } catch (error) {
+        target = failure(error) as Outcome;
       }
-      const exchange = dispatching;
-      const giveUp = () => socket.destroy(exchange?.reason as Error);
-      const socket = connector(options, (...result) => {
-        exchange?.removeEventListener("abort", giveUp);
-        if (result[1]) limitResponses(result[1]);
-        callback(...result);
-      });
-      exchange?.addEventListener("abort", giveUp);
-    },
-    bodyTimeout: 0,
-    headersTimeout: 0,
-  });
+      targets.set(url, target);
+    }
+    return target;
+  };
 
-  const dispatch = (options: RequestOptions) => {
-    // If it must connect, it does so at once.
-    dispatching = options.signal;
+  const originOf = ({ url }: Target): Origin => {
+    let origin = origins.get(url.origin);
+    if (!origin) {
+      origin = { idle: [], session: undefined, open: 0 };
+      origins.set(url.origin, origin);
+    }
+    return origin;
+  };
+
+  const lookupFor = (port: number): LookupFunction => {
+    let lookup = lookups.get(port);
+    if (!lookup) {
+      lookup = guard.lookup(port);
+      lookups.set(port, lookup);
+    }
+    return lookup;
+  };
+
+  const dispatch = (exchange: Exchange) => {
+    const origin = originOf(exchange.target);
+    const now = performance.now();
+    // One that may be closing just now is not tried twice.
+    for (let one = exchange.again ? undefined : origin.idle.pop(); one; one = origin.idle.pop()) {
+      if (one.idleUntil <= now || one.socket.destroyed) {
+        one.socket.destroy();
+        continue;
+      }
+      one.reused = true;
+      return write(one, exchange);
+    }
+    open(exchange, origin);
+  };
+
+  const write = (connection: Connection, exchange: Exchange) => {
+    connection.exchange = exchange;
+    exchange.connection = connection;
+    exchange.sentAt = performance.now();
+    connection.reader.begin();
+    connection.socket.write(exchange.text, "utf8");
+  };
+
+  const open = (exchange: Exchange, origin: Origin) => {
+    const { isSecure, hostname, port, servername } = exchange.target;
+    // Called with what has come in only when it is a connection, and so after it was made.
+    const onread = {
+      buffer: INCOMING,
+      callback: (length: number) => {
+        read(connection, INCOMING.subarray(0, length));
+        return true;
+      },
+    };
+    const options = { host: hostname, port, lookup: lookupFor(port), noDelay: true, onread };
+    const socket = isSecure
+      ? connectTls({
+          ...options,
+          ALPNProtocols: ["http/1.1"],
+          ...(servername !== undefined && { servername }),
+          ...(origin.session && { session: origin.session }),
+        }).on("session", (session: Buffer) => (origin.session = session))
+      : connectTcp(options);
+    const connection: Connection = {
+      socket,
+      origin,
+      reader: makeResponseReader(),
+      openedAt: performance.now(),
+      exchange,
+      reused: false,
+      idleUntil: 0,
+    };
+    exchange.connection = connection;
+    origin.open += 1;
+    socket.on(isSecure ? "secureConnect" : "connect", () => {
+      if (connection.exchange) write(connection, connection.exchange);
+    });
+    socket.on("error", (error) => fail(connection, error));
+    socket.on("end", () => {
+      if (connection.reader.end()) settleBy(connection);
+      fail(connection, new Error("other side closed the connection before it had answered"));
+    });
+    socket.on("close", () => {
+      origin.open -= 1;
+      fail(connection, new Error("closed"));
+    });
+  };
+
+  const read = (connection: Connection, bytes: Buffer) => {
+    // Nobody has asked.
+    if (!connection.exchange) return void connection.socket.destroy();
     try {
-      return agent.request(options);
-    } finally {
-      dispatching = undefined;
+      if (connection.reader.read(bytes)) settleBy(connection);
+    } catch (error) {
+      fail(connection, error);
+    }
+  };
+
+  /** The response is complete, or as complete as it needs to be. */
+  const settleBy = (connection: Connection) => {
+    const { exchange, reader, socket, origin } = connection;
+    const response = reader.response();
+    if (!exchange || !response) return;
+    connection.exchange = undefined;
+    const now = performance.now();
+    const left = connection.openedAt + CONNECTION_AGE_MS - now;
+    const keepMs = Math.min(reader.keepAliveMs(), left);
+    // A receiver that answers before it has read all is not to get more.
+    if (keepMs > 0 && !closing && socket.writableLength === 0 && !socket.destroyed) {
+      connection.idleUntil = now + keepMs;
+      origin.idle.push(connection);
+    } else {
+      socket.destroy();
+    }
+    finish(exchange, { kind: "responded", ...response });
+  };
+
+  /** The connection is of no use any more. */
+  const fail = (connection: Connection, error: unknown) => {
+    const { exchange, reader, socket } = connection;
+    socket.destroy();
+    if (!exchange) return;
+    // The status has decided already.
+    if (reader.response()) return settleBy(connection);
+    connection.exchange = undefined;
+    const isRace =
+      connection.reused &&
+      !exchange.again &&
+      !reader.begun() &&
+      performance.now() - exchange.sentAt < RACE_MS;
+    if (isRace) {
+      exchange.again = true;
+      dispatch(exchange);
+    } else {
+      finish(exchange, failure(error));
+    }
+  };
+
+  const late = (exchange: Exchange) => {
+    // A process that was stopped, or busy, finds the timer and the answer due at once: what has
+    // come in is read before it counts as late.
+    setImmediate(() => {
+      const { connection, timeoutMs } = exchange;
+      if (!connection || connection.exchange !== exchange) return;
+      if (connection.reader.response()) return settleBy(connection);
+      connection.exchange = undefined;
+      connection.socket.destroy();
+      finish(exchange, { kind: "timed_out", error: `no answer within ${timeoutMs} ms` });
+    });
+  };
+
+  const finish = (exchange: Exchange, outcome: Outcome | Unsent) => {
+    clearTimeout(exchange.timer);
+    exchange.connection = undefined;
+    exchange.settle(outcome);
+  };
+
+  const sweep = (now: number) => {
+    for (const [name, origin] of origins) {
+      for (const { idleUntil, socket } of origin.idle) if (idleUntil <= now) socket.destroy();
+      const alive = origin.idle.filter(({ socket }) => !socket.destroyed);
+      origin.idle.splice(0, Infinity, ...alive);
+      if (origin.open === 0) origins.delete(name);
     }
   };
 
   return {
-    close: () => agent.close(),
-
-    async post({ url: target, headers, body, timeout_ms }) {
-      const exchange = new AbortController();
-      const late = Promise.withResolvers<never>();
-      // One deadline over everything: a gap between bytes says nothing about a drip.
-      // A process that was stopped, or busy, finds the timer and the answer due at once: what
-      // has come in is read before it counts as late.
-      const deadline = setTimeout(() => {
-        setImmediate(() => {
-          exchange.abort(new LateError());
-          late.reject(exchange.signal.reason);
-        });
-      }, timeout_ms);
-      let informational = 0;
-      try {
-        const url = new URL(target);
-        guard.checkUrl(url);
-        const request = dispatch({
-          origin: url.origin,
-          path: url.pathname + url.search,
-          method: "POST",
-          headers,
-          body,
-          signal: exchange.signal,
-          onInfo() {
-            informational += 1;
-            if (informational <= MAX_INFORMATIONAL) return;
-            exchange.abort(new Error(`more than ${MAX_INFORMATIONAL} informational responses`));
-          },
-        });
-        // A request that waits for a connection hears of no signal.
-        const response = await Promise.race([request, late.promise]);
-        const retryAfter = response.headers["retry-after"];
-        return {
-          kind: "responded",
-          statusCode: response.statusCode,
-          body: await beginning(response.body),
-          retryAfter: typeof retryAfter === "string" ? retryAfter : null,
-        };
-      } catch (error) {
-        if (exchange.signal.reason instanceof LateError) {
-          return { kind: "timed_out", error: `no answer within ${timeout_ms} ms` };
-        }
-        const blocked = blockedIn(error);
-        if (blocked) return { kind: "blocked", error: blocked.message };
-        return { kind: "refused", error: describe(error) };
-      } finally {
-        clearTimeout(deadline);
-      }
+    close() {
+      closing = true;
+      clearInterval(sweeping);
+      for (const { idle } of origins.values()) for (const { socket } of idle) socket.destroy();
     },
+
+    post: ({ url, headers, body, timeout_ms: timeoutMs }) =>
+      new Promise((settle) => {
+        const target = targetOf(url);
+        if (!("url" in target)) return settle(target);
+        const head = headOf(headers);
+        if (head === undefined) {
+          return settle({ kind: "refused", error: "a header has characters that can't be sent" });
+        }
+        const exchange: Exchange = {
+          target,
+          text: `${target.start}${head}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+          timeoutMs,
+          settle,
+          timer: undefined,
+          connection: undefined,
+          sentAt: 0,
+          again: false,
+        };
+        // One deadline over everything: a gap between bytes says nothing about a drip.
+        exchange.timer = setTimeout(late, timeoutMs, exchange);
+        dispatch(exchange);
+      }),
   };
 }
 
-/**
- * Ends a connection on which a response is longer than any that matters: what is neither
- * header nor body, such as a reason or a chunk extension, has no other limit.
- */
-function limitResponses(socket: Socket): void {
-  let written = 0;
-  let read = 0;
-  let readBefore = 0;
-  socket.on("readable", () => {
-    if (socket.bytesWritten !== written) {
-      // Another request has gone out: this is its response.
-      written = socket.bytesWritten;
-      readBefore = read;
-    }
-    read = socket.bytesRead;
-    if (read - readBefore > RESPONSE_BYTES) {
-      socket.destroy(new Error(`response over ${RESPONSE_BYTES / 1024} KiB`));
-    }
-  });
+const UNSENDABLE = /[^\t -~]/;
+
+/** Header lines, or undefined when one of them would be more than that. */
+function headOf(headers: Readonly<Record<string, string>>): string | undefined {
+  let head = "";
+  for (const name in headers) {
+    const line = `${name}: ${headers[name]}`;
+    if (UNSENDABLE.test(line)) return undefined;
+    head += `${line}\r\n`;
+  }
+  return head;
 }
 
-/** The deadline of an exchange has passed. */
-class LateError extends Error {}
-
-type RequestOptions = Parameters<Agent["request"]>[0] & { readonly signal: AbortSignal };
-
-/** undici's connectors return the socket, which its types do not say. */
-type Connector = (...args: Parameters<buildConnector.connector>) => Socket;
-
-/**
- * The first 4 KiB of a body as text. The status has decided already: a body that is too
- * long, breaks off or never ends changes nothing.
- */
-async function beginning(body: AsyncIterable<Buffer> & { destroy(): unknown }): Promise<string> {
-  const kept: Buffer[] = [];
-  let bytes = 0;
-  try {
-    for await (const chunk of body) {
-      if (bytes < KEPT_BYTES) kept.push(chunk.subarray(0, KEPT_BYTES - bytes));
-      bytes += chunk.length;
-      if (bytes >= READ_BYTES) break;
-    }
-  } catch {
-    // See above.
-  }
-  body.destroy();
-  // PostgreSQL's text can't hold NUL; U+FFFD stands for what is no UTF-8.
-  return Buffer.concat(kept).toString("utf8").replaceAll("\0", "\uFFFD");
+/** What an error means for the attempt. */
+function failure(error: unknown): Outcome | Unsent {
+  const blocked = blockedIn(error);
+  if (blocked) return { kind: "blocked", error: blocked.message };
+  return { kind: isOurs(error) ? "unsent" : "refused", error: describe(error) };
 }
 
 function blockedIn(error: unknown): BlockedError | undefined {
@@ -176,22 +323,26 @@ function blockedIn(error: unknown): BlockedError | undefined {
   return error instanceof Error && error.cause instanceof BlockedError ? error.cause : undefined;
 }
 
-/** What undici says, for people who do not know undici. */
-const CLEARER: Readonly<Record<string, string>> = {
-  "other side closed": "other side closed the connection before it had answered",
-  "Headers Overflow Error": "response headers over 16 KiB",
-  "bad response": "unexpected 100 Continue",
-  "bad upgrade": "unexpected 101 Switching Protocols",
-};
+/** What this machine lacks: file descriptors, memory of the kernel. */
+const LOCAL = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]);
 
-/** A network failure for people: its code, unless that is undici's, and its message. */
+/** Whether an error says nothing of the receiver. */
+function isOurs(error: unknown): boolean {
+  if (error instanceof AggregateError) return error.errors.some(isOurs);
+  const code = codeOf(error);
+  if (LOCAL.has(code)) return true;
+  // No ports are left. To an address of IPv6 it means that this machine has none of its own.
+  const address = error instanceof Error && "address" in error ? String(error.address) : "";
+  return code === "EADDRNOTAVAIL" && isIPv4(address);
+}
+
+/** A network failure for people: its code and its message. */
 function describe(error: unknown): string {
   const code = codeOf(error);
   // Node adds what to do about its own certificates.
   const message = messageOf(error)
     .replaceAll("\0", "")
-    .replace(/; if the root CA .*$/, "");
-  const clearer = CLEARER[message] ?? message;
-  const isOurs = code.startsWith("UND_ERR") || code.startsWith("HPE_") || clearer.includes(code);
-  return (isOurs ? clearer : `${code}: ${clearer}`).slice(0, 500);
+    .replace(/; if the root CA .*$/, "")
+    .toWellFormed();
+  return (message.includes(code) ? message : `${code}: ${message}`).slice(0, 500);
 }

@@ -4,6 +4,8 @@ import type { Scope } from "./scope.ts";
 /** The addresses of a name, or how a question about it ends. */
 export type Known =
   | readonly string[]
+  /** Its addresses; the question for those of the other family is not answered. */
+  | { readonly only: readonly string[] }
   | "no such name"
   /** The name server's own answer when it could not find out. */
   | "SERVFAIL"
@@ -44,16 +46,17 @@ function answerTo(query: Buffer, addressesOf: AddressesOf): Buffer | undefined {
   const type = query.readUInt16BE(at + 1);
   const known = addressesOf(labels.join(".").toLowerCase());
   if (known === "no answer") return undefined;
-  const records = (typeof known === "string" ? [] : known)
-    .filter((address) => type === (address.includes(":") ? 28 : 1))
-    .map((address) => {
-      const data = bytesOf(address);
-      // The name is that of the question, at offset 12; class IN; nothing may be kept.
-      return Buffer.concat([
-        Buffer.from([0xc0, 12, 0, type, 0, 1, 0, 0, 0, 0, 0, data.length]),
-        data,
-      ]);
-    });
+  const addresses = typeof known === "string" ? [] : "only" in known ? known.only : known;
+  const own = addresses.filter((address) => type === (address.includes(":") ? 28 : 1));
+  if (typeof known === "object" && "only" in known && own.length === 0) return undefined;
+  const records = own.map((address) => {
+    const data = bytesOf(address);
+    // The name is that of the question, at offset 12; class IN; nothing may be kept.
+    return Buffer.concat([
+      Buffer.from([0xc0, 12, 0, type, 0, 1, 0, 0, 0, 0, 0, data.length]),
+      data,
+    ]);
+  });
   const header = Buffer.alloc(12);
   query.copy(header, 0, 0, 2);
   header.writeUInt16BE(0x8180 | CODES[typeof known === "string" ? known : "found"], 2);
