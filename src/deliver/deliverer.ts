@@ -221,8 +221,8 @@ export function makeDeliverer(
   /** Gives a lease back; if that fails, it runs out. */
   const release = coalesce(
     async (unsent: { lease: Lease; error: string }[]) => {
-      const [{ error }] = unsent as [{ error: string }];
-      log.error(`${unsent.length} requests could not be sent, trying again: ${error}`);
+      const why = unsent[0]?.error ?? "";
+      log.error(`${unsent.length} requests could not be sent, and go out later: ${why}`);
       const leases = unsent.map(({ lease }) => lease);
       const errors = unsent.map((one) => one.error);
       await pool.ask((sql) => releaseDeliveries(sql, leases, errors));
