@@ -89,7 +89,9 @@ comment on column webhookpub.settings.event_types is
 create table webhookpub.event_types (
   name text collate "C" primary key,
   description text not null default '',
+  schema jsonb,
   created_at timestamptz not null default now(),
+  constraint event_types_schema_is_an_object check (jsonb_typeof(schema) = 'object'),
   constraint event_types_name_is_dot_separated_lowercase_words
     check (name ~ '^[a-z][a-z0-9_]*([.][a-z][a-z0-9_]*)+$' and length(name) <= 100)
 );
@@ -119,6 +121,8 @@ comment on table webhookpub.event_types is
 comment on column webhookpub.event_types.name is
   'Dot-separated lowercase words, for example email.received.';
 comment on column webhookpub.event_types.description is 'What has happened, in a sentence.';
+comment on column webhookpub.event_types.schema is
+  'The JSON Schema of the payload, for people and their tools: publishing does not look at it.';
 
 -- Webhooks ---------------------------------------------------------------------------
 

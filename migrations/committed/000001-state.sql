@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:796f7cf24de6f2ef60dbd00a89005e65662035f0
+--! Hash: sha1:6b1ddfa8ef59cedf92cc65e782b99127c7f8c850
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -141,7 +141,9 @@ comment on column webhookpub.settings.event_types is
 create table webhookpub.event_types (
   name text collate "C" primary key,
   description text not null default '',
+  schema jsonb,
   created_at timestamptz not null default now(),
+  constraint event_types_schema_is_an_object check (jsonb_typeof(schema) = 'object'),
   constraint event_types_name_is_dot_separated_lowercase_words
     check (name ~ '^[a-z][a-z0-9_]*([.][a-z][a-z0-9_]*)+$' and length(name) <= 100)
 );
@@ -194,6 +196,8 @@ comment on table webhookpub.event_types is
 comment on column webhookpub.event_types.name is
   'Dot-separated lowercase words, for example email.received.';
 comment on column webhookpub.event_types.description is 'What has happened, in a sentence.';
+comment on column webhookpub.event_types.schema is
+  'The JSON Schema of the payload, for people and their tools: publishing does not look at it.';
 
 -- Webhooks ---------------------------------------------------------------------------
 

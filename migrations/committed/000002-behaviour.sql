@@ -1,5 +1,5 @@
---! Previous: sha1:796f7cf24de6f2ef60dbd00a89005e65662035f0
---! Hash: sha1:6969fe867aa30e3124d1833eb51e389971fc2ba6
+--! Previous: sha1:6b1ddfa8ef59cedf92cc65e782b99127c7f8c850
+--! Hash: sha1:5e449b93e79f229c48c8e1516adff2f0d7255b4a
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1313,6 +1313,51 @@ $$;
 comment on function webhookpub.refuse_event (text, text, jsonb, text, integer) is
   'Raises why an event was not written: WH001 to WH005; true when it was there already, false when publishing is off, null when it can be written now.';
 --! EndIncluded 1_publish/refuse_event.sql
+--! Included 1_publish/register_event_types.sql
+-- Adds event types to the catalog, and brings those that are there up to date. Removes none.
+--
+-- Called by  webhookpub catalog, for the types that an application declares.
+-- Returns    each type with what became of it: added, changed or unchanged.
+
+create or replace function webhookpub.register_event_types (
+  p_types jsonb
+)
+  returns table (name text, outcome text)
+  language sql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  with declared as (
+    select d.name, coalesce(d.description, '') as description, d.schema
+    from jsonb_to_recordset(p_types) as d (name text, description text, schema jsonb)
+  ),
+  changed as (
+    insert into webhookpub.event_types as t (name, description, schema)
+    select d.name, d.description, d.schema
+    from declared as d
+    on conflict (name) do update
+    set description = excluded.description, schema = excluded.schema
+    where (t.description, t.schema) is distinct from (excluded.description, excluded.schema)
+    returning t.name
+  )
+  select
+    d.name,
+    case
+      when c.name is null then 'unchanged'
+      when t.name is null then 'added'
+      else 'changed'
+    end
+  from declared as d
+  left join changed as c on c.name = d.name
+  -- As it was before.
+  left join webhookpub.event_types as t on t.name = d.name
+  order by d.name;
+$$;
+
+comment on function webhookpub.register_event_types (jsonb) is
+  'Adds types to the catalog or updates them: [{"name", "description", "schema"}]. Returns what became of each.';
+--! EndIncluded 1_publish/register_event_types.sql
 --! Included 1_publish/rfc3339.sql
 -- Writes a time as envelopes carry it.
 --
@@ -6010,7 +6055,7 @@ begin
     webhookpub.create_webhook, webhookpub.update_webhook, webhookpub.rotate_secret,
     webhookpub.enable_webhook, webhookpub.disable_webhook, webhookpub.delete_webhook,
     webhookpub.redeliver, webhookpub.redeliver_since, webhookpub.test_webhook,
-    webhookpub.retry_publish_failures,
+    webhookpub.retry_publish_failures, webhookpub.register_event_types,
     webhookpub.fan_out, webhookpub.maintain
   to webhookpub_operator;
 
@@ -6294,4 +6339,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'fa213b74717ee4aa359045b3196e8315791705a7c9260518faf0e7170a4369fe');
+  ('000002', 'c470e19e49ea33d570da137307e185d4e18fcb6ce5e2c22a544af261d4453515');

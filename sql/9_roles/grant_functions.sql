@@ -38,7 +38,7 @@ begin
     webhookpub.create_webhook, webhookpub.update_webhook, webhookpub.rotate_secret,
     webhookpub.enable_webhook, webhookpub.disable_webhook, webhookpub.delete_webhook,
     webhookpub.redeliver, webhookpub.redeliver_since, webhookpub.test_webhook,
-    webhookpub.retry_publish_failures,
+    webhookpub.retry_publish_failures, webhookpub.register_event_types,
     webhookpub.fan_out, webhookpub.maintain
   to webhookpub_operator;
 

@@ -25,6 +25,10 @@ const commands: Record<string, { does: string; load(): Promise<Command> }> = {
     does: "prints webhookpub as one file, for another migration tool",
     load: async () => (await import("./sql.ts")).sql,
   },
+  catalog: {
+    does: "registers the event types that a file declares, or prints them as AsyncAPI",
+    load: async () => (await import("./catalog.ts")).catalog,
+  },
   listen: {
     does: "receives webhooks, shows and verifies them",
     load: async () => (await import("./listen.ts")).listen,

@@ -26,7 +26,7 @@ export interface Catalog<T extends Types = Types> {
   readonly publishBestEffortTx: Publish<T>;
   readonly publish: Publish<T>;
   /** What `webhookpub catalog` registers: name, description and JSON Schema of each type. */
-  describe(target?: "draft-2020-12" | "draft-7"): CatalogEntry[];
+  readonly describe: (target?: "draft-2020-12" | "draft-7") => CatalogEntry[];
 }
 
 /** A row of webhookpub.event_types. */

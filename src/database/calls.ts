@@ -228,3 +228,13 @@ export async function echo(listener: Sql, sender: Sql, channel: string): Promise
   await listener.unsafe(`listen ${channel}`);
   await sender`select pg_notify(${channel}, '')`;
 }
+
+/** Adds event types to the catalog, or updates them; says what became of each. */
+export async function registerEventTypes(
+  sql: Sql,
+  types: readonly object[],
+): Promise<{ name: string; outcome: string }[]> {
+  return await sql<{ name: string; outcome: string }[]>`
+    select name, outcome
+    from webhookpub.register_event_types(p_types => ${JSON.stringify(types)}::text::jsonb)`;
+}

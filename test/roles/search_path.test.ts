@@ -29,6 +29,7 @@ const IMMUNE = ["read_metrics", "tg_event_types__copy_names"];
  */
 const LIFE: readonly (readonly [name: string, statement: string])[] = [
   ["tg_event_types__copy_names", "insert into webhookpub.event_types (name) values ('a.b')"],
+  ["register_event_types", `select webhookpub.register_event_types('[{"name": "a.b"}]')`],
   ["is_valid_event_type", "select webhookpub.is_valid_event_type('a.b')"],
   [
     "create_webhook",

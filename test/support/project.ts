@@ -11,6 +11,9 @@ import { until } from "./until.ts";
 
 const execute = promisify(execFile);
 
+/** A connection to the registry that has stalled is tried again before a test gives up. */
+const NPM = ["--loglevel=warn", "--fetch-timeout=20000"];
+
 /** A project with the packed package among its dependencies, as a user's. */
 export interface Project {
   readonly folder: string;
@@ -57,7 +60,7 @@ export async function npm(
   command: string,
   ...args: readonly string[]
 ): Promise<{ stdout: string; stderr: string }> {
-  const all = [...clean(), "npm", command, "--no-audit", "--no-fund", "--loglevel=warn", ...args];
+  const all = [...clean(), "npm", command, "--no-audit", "--no-fund", ...NPM, ...args];
   return await execute("env", all, { cwd });
 }
 
