@@ -51,7 +51,8 @@ export function asyncApi(catalog: Catalog, info: { title: string; version: strin
   };
 }
 
-function envelopeSchema(name: string, { $schema: _, ...data }: Record<string, unknown>): object {
+function envelopeSchema(name: string, schema: Record<string, unknown>): object {
+  const data = Object.fromEntries(Object.entries(schema).filter(([key]) => key !== "$schema"));
   return {
     type: "object",
     required: ["event", "id", "created_at", "data"],
