@@ -1,32 +1,10 @@
 import type { Socket } from "node:net";
 import postgres from "postgres";
 import { postgresOptions, targetOf } from "./dial.ts";
+import { SESSION } from "./session.ts";
 
 /** Connections to PostgreSQL. */
 export type Sql = postgres.Sql<{ timestamp: string }>;
-
-/**
- * What text means in our sessions, whatever the server, the database or the role say, and how
- * long the server keeps one whose client is gone: about as long as a request's lease.
- */
-const SESSION = {
-  application_name: "webhookpub",
-  // Leases and fan-outs must see what others did.
-  default_transaction_isolation: "read committed",
-  search_path: "public, pg_temp",
-  datestyle: "ISO, MDY",
-  intervalstyle: "postgres",
-  timezone: "UTC",
-  standard_conforming_strings: "on",
-  array_nulls: "on",
-  transform_null_equals: "off",
-  extra_float_digits: "1",
-  bytea_output: "hex",
-  tcp_keepalives_idle: "10",
-  tcp_keepalives_interval: "5",
-  tcp_keepalives_count: "3",
-  tcp_user_timeout: "25000",
-} as const;
 
 /** A session waits this long for somebody else's lock; whatever it wanted is tried again. */
 const LOCK_MS = 5000;

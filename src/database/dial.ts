@@ -5,6 +5,7 @@ import { connect as connectTls } from "node:tls";
 import postgres from "postgres";
 import { messageOf } from "../errors.ts";
 import { type Host, parseTarget, type Target } from "./connection.ts";
+import { sessionOptions } from "./session.ts";
 
 /** A way to a server that is open. */
 export interface Dialed {
@@ -118,7 +119,8 @@ export function pgUrl(text: string, session = "webhookpub-jobs"): string {
     uselibpqcompat: "true",
     sslmode: encrypted ? mode : "disable",
     ...(encrypted && { sslrootcert: root, sslcert: tls.cert, sslkey: tls.key }),
-    options,
+    // What the string sets for the server goes before it: it comes last.
+    options: [sessionOptions(), options].filter(Boolean).join(" "),
     application_name: session,
   }).flatMap(([name, value]) => (value ? [`${name}=${encodeURIComponent(value)}`] : []));
   const name = host.host.startsWith("/")
