@@ -27,7 +27,9 @@ const NAMES: Record<string, RegExp> = {
     /^ *email\.received +user_1[^]*responded[^]*every clause holds[^]*labels: the event has none/m,
   envelope: /^ *\{"event": "email.received", "id": "evt_1"/m,
   redeliver: /created/,
-  of_webhook: /^ *\d\d \w{3} [\d:]+ +evt_1 +waits: next attempt +1 +HTTP 500/m,
+  of_webhook:
+    // The replay first: it is the newest.
+    /^ *\d\d \w{3} [\d:]+ +evt_1 +waits: worker +0 +-[^]*waits: next attempt +1 +HTTP 500/m,
   of_user: /email\.received/,
 };
 

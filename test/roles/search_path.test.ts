@@ -21,7 +21,7 @@ const definers = await sql<{ name: string; signature: string; path: string }[]>`
   order by 1`;
 
 /** Nothing in it is looked up by a bare name, pinned or not. */
-const IMMUNE = ["read_metrics", "tg_event_types__copy_names"];
+const IMMUNE = ["diagnose", "read_metrics", "tg_event_types__copy_names"];
 
 /**
  * One life of a webhook and its events, through every security definer function: whose
@@ -55,6 +55,8 @@ const LIFE: readonly (readonly [name: string, statement: string])[] = [
   ["fan_out", "select webhookpub.fan_out()"],
   ["fan_out_batch", "select webhookpub.fan_out_batch()"],
   ["lease_deliveries", "select webhookpub.lease_deliveries(array['$webhook'], '{1}')"],
+  ["lease_requests", "select webhookpub.lease_requests(array['$delivery'])"],
+  ["release_deliveries", "select webhookpub.release_deliveries('{$delivery}', '{0}', '{none}')"],
   [
     "record_attempts",
     `select webhookpub.record_attempts('{$delivery}', '{1}', array[pg_catalog.now()], '{7}', '{responded}',
@@ -157,7 +159,8 @@ void t.test("and what they did is what they do in a clean session", async (t) =>
     ],
   );
   const deliveries = await sql`
-    select status, attempts, last_status_code from webhookpub.deliveries order by id`;
+    select status, attempts, last_status_code from webhookpub.deliveries
+    order by attempts desc`;
   t.strictSame(
     [...deliveries],
     [
