@@ -3,18 +3,18 @@ import type { Log } from "./log.ts";
 const LOOK_MS = 1000;
 
 /**
- * Ends this process, in order, when what started it has ended: npx and the shell in front of a
- * worker die of a SIGTERM and do not pass it on. Only where npm started it.
+ * Ends this process, in order, when what started it has ended: npx and the shell in front of it
+ * die of a SIGTERM and do not pass it on. Only where npm started it.
  *
  * @returns stops looking
  */
-export function endWithParent(log: Log): () => void {
+export function endWithParent(log: Pick<Log, "info">): () => void {
   if (process.env["npm_command"] === undefined) return () => {};
   const parent = process.ppid;
   const timer = setInterval(() => {
     if (process.ppid === parent) return;
     clearInterval(timer);
-    log.info("npm, which started this worker, has ended: stopping");
+    log.info("npm, which started this process, has ended: stopping");
     process.kill(process.pid, "SIGTERM");
   }, LOOK_MS).unref();
   return () => clearInterval(timer);

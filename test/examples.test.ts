@@ -1,5 +1,4 @@
-// The examples and the documentation, run.
-import { existsSync } from "node:fs";
+// The examples, and the SQL of the documentation, run.
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type postgres from "postgres";
@@ -9,17 +8,8 @@ import type { Sql } from "../src/database/connect.ts";
 import { root } from "../src/config.ts";
 import { type TestDatabase, testDatabase } from "./support/database.ts";
 import { freePort, startExampleReceiver } from "./support/example_receiver.ts";
-import {
-  anchors,
-  localLinks,
-  readPage,
-  readPages,
-  shownColumns,
-  sqlBlocks,
-} from "./support/markdown.ts";
+import { readPage, readPages, shownColumns, sqlBlocks } from "./support/markdown.ts";
 import { refused } from "./support/refused.ts";
-import { until } from "./support/until.ts";
-import { startWorkerProcess } from "./support/worker_process.ts";
 
 /** What the pages under docs/ find in their database, beside a new installation. */
 const PRELUDE = `
@@ -153,31 +143,6 @@ void t.test("examples/receiver.ts handles a genuine event once, and nothing else
   t.strictSame(receiver.handled(), [`email.sent ${id} {"n":1}`], "it is handled once");
 });
 
-void t.test("what the README tells to do delivers an event", async (t) => {
-  const database = await freshDatabase(t);
-  const { url, sql } = database;
-  const psql = database.session();
-  await startWorkerProcess(t, url);
-  const port = await freePort();
-  const blocks = sqlBlocks(await readPage("README.md"));
-  const [create, publish, watch] = blocks.map((block) => block.replace(":3000/", `:${port}/`));
-  if (!create || !publish || !watch || blocks.length > 3) throw new Error("other SQL blocks");
-
-  const [, created] = await runBlock(t, psql, create);
-  const secret = String(created?.[0]?.["signing_secret"]);
-  const receiver = await startExampleReceiver(t, { secret, port });
-  await runBlock(t, psql, publish);
-  await until(
-    async () => (await sql`select from webhookpub.deliveries where status <> 'pending'`).count > 0,
-    "the delivery",
-  );
-  const [deliveries, clauses, envelopes] = await runBlock(t, psql, watch);
-  t.match(deliveries, [{ status: "delivered", attempts: 1, last_status_code: 204 }]);
-  t.match(clauses, [{ matched: true }]);
-  t.match(envelopes, [{ envelope: '"subject": "Hello"' }]);
-  t.match(receiver.handled(), [/^email\.received evt_[0-9a-f]{32} {"subject":"Hello"}$/]);
-});
-
 void t.test("every SQL block of the documentation runs", async (t) => {
   const pages = (await readPages()).filter(
     (page) => page.path !== "README.md" && sqlBlocks(page).length > 0,
@@ -193,18 +158,6 @@ void t.test("every SQL block of the documentation runs", async (t) => {
         if (shown) t.strictSame(Object.keys(results.at(-1)?.[0] ?? {}), shown, "what is shown");
       }
     });
-  }
-});
-
-void t.test("every link within the documentation leads somewhere", async (t) => {
-  const pages = await readPages();
-  for (const page of pages) {
-    for (const { path, anchor } of localLinks(page)) {
-      const target = pages.find((other) => other.path === path);
-      const name = `${page.path} to ${path}#${anchor}`;
-      if (anchor) t.ok(target && anchors(target).includes(anchor), name);
-      else t.ok(existsSync(join(root, path)), name);
-    }
   }
 });
 

@@ -557,7 +557,7 @@ async function storm(
   return errors;
 }
 
-void t.test("maintenance among everything else: no deadlock, and nobody fails", async (t) => {
+void t.test("upkeep among everything else: no deadlock, and nobody fails", async (t) => {
   const { sql, session } = await testDatabase(t);
   const ids: string[] = [];
   for (let i = 0; i < 5; i++) ids.push((await createWebhook(sql, { maxInFlight: 50 })).id);
@@ -743,7 +743,7 @@ async function everything(
 }
 
 /**
- * Gives each task of a round of maintenance something to do, but for the last two: a day that is
+ * Gives each task of a round of upkeep something to do, but for the last two: a day that is
  * made or dropped is a lock on a whole table, for which they wait 50 ms, and which they hold for
  * the instant that is left of the round.
  */
@@ -781,7 +781,7 @@ async function neglect(sql: Sql): Promise<void> {
   await sql`update graphile_worker._private_jobs set attempts = 1 where key = 'dead'`;
 }
 
-/** Does a round of maintenance, and makes sure that it had something to do everywhere. */
+/** Does a round of upkeep, and makes sure that it had something to do everywhere. */
 async function maintainAll(t: Test, one: Sql, what: string): Promise<void> {
   const done = await one<{ task: string; affected: string }[]>`
     select task, affected from webhookpub.maintain()`;
@@ -789,7 +789,7 @@ async function maintainAll(t: Test, one: Sql, what: string): Promise<void> {
   t.strictSame(idle, ["drop_partitions", "create_partitions"], what);
 }
 
-void t.test("a round of maintenance that goes on and on holds up nobody", async (t) => {
+void t.test("a round of upkeep that goes on and on holds up nobody", async (t) => {
   const { sql, session } = await testDatabase(t);
   const acts = await everything(sql);
   await neglect(sql);
@@ -804,7 +804,7 @@ void t.test("a round of maintenance that goes on and on holds up nobody", async 
   await keeper`rollback`;
 });
 
-void t.test("nobody who goes on and on holds up a round of maintenance", async (t) => {
+void t.test("nobody who goes on and on holds up a round of upkeep", async (t) => {
   const { sql, session } = await testDatabase(t);
   const acts = await everything(sql);
   await neglect(sql);

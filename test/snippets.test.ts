@@ -6,7 +6,7 @@ import { root } from "../src/config.ts";
 import { readPage } from "./support/markdown.ts";
 
 /** Blocks that need no file: commands, output, and SQL, which is run. */
-const FREE = new Set(["", "text", "sql"]);
+const FREE = new Set(["text", "sh", "sql"]);
 
 const PAGES = ["docs/drivers.md", "docs/receiving.md"];
 

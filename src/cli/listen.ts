@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { z } from "zod";
 import { listenForWebhooks } from "../listen/listen.ts";
+import { endWithParent } from "../orphan.ts";
 import { command, EXIT, flag, wholeNumber } from "./command.ts";
 
 const share = z.coerce.number().min(0).max(1);
@@ -43,6 +44,7 @@ webhookpub.settings opens it: allow_http, allowed_networks.`,
     console.log(`listening on ${receiver.url}`);
     await new Promise((resolve) => {
       for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, resolve);
+      endWithParent({ info: console.log });
     });
     await receiver.close();
     return EXIT.done;
