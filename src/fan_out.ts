@@ -13,6 +13,8 @@ const MAX_PAUSE_MS = 10;
 const WAKE_MS = 50;
 
 interface Hands {
+  /** How many requests could be begun at once. */
+  room(): number;
   /** Takes what was fanned out. */
   deliver(batch: Batch): void;
   /** Adds the jobs that are missing. */
@@ -28,12 +30,12 @@ interface Hands {
  */
 export async function fanOutUntilIdle(
   pool: Pool,
-  { deliver, wake }: Hands,
+  { room, deliver, wake }: Hands,
   signal: AbortSignal,
 ): Promise<void> {
   const fanOut = async (): Promise<boolean> => {
-    const batch = await pool.ask(fanOutBatch);
-    if (batch.webhook_ids) deliver(batch);
+    const batch = await pool.ask((sql) => fanOutBatch(sql, room()));
+    if (batch.webhook_ids || batch.leased_ids) deliver(batch);
     return batch.event_count > 0;
   };
   // Somebody waits for this: the first batch is asked for together with the seat.

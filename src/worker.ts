@@ -149,7 +149,8 @@ function makeWorker(pools: Pools, parts: Parts): Worker {
     fanOutUntilIdle(
       pools.fanOut,
       {
-        deliver: ({ webhook_ids, user_ids }) => deliverer.take(webhook_ids ?? [], user_ids ?? []),
+        room: () => deliverer.room(),
+        deliver: (batch) => deliverer.take(batch),
         wake: wakeOthers,
       },
       stopping.signal,

@@ -1,5 +1,5 @@
 --! Previous: sha1:6b1ddfa8ef59cedf92cc65e782b99127c7f8c850
---! Hash: sha1:5e449b93e79f229c48c8e1516adff2f0d7255b4a
+--! Hash: sha1:e58949150a6718e11ff9d1f0ef2124527199d7ed
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1839,8 +1839,9 @@ comment on function webhookpub.fan_out (integer) is
 --
 -- Called by  an awake fan-out; webhookpub.fan_out.
 -- Locks      the events it takes, skipping those that another fan-out has.
--- Returns    how many events were fanned out, how many deliveries that made, and the
---            webhooks that they are for, each with its user.
+-- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
+--            which some wait, each with its user, and the deliveries that are leased to whoever
+--            called, for their first attempt: it can send p_room at once.
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -1852,10 +1853,15 @@ comment on function webhookpub.fan_out (integer) is
 
 create or replace function webhookpub.fan_out_batch (
   p_limit integer default 500,
+  p_room integer default 0,
   out event_count integer,
   out delivery_count integer,
   out webhook_ids text[],
-  out user_ids text[]
+  out user_ids text[],
+  out leased_ids text[],
+  out leased_webhook_ids text[],
+  out leased_user_ids text[],
+  out leased_at timestamptz
 )
   language plpgsql
   volatile
@@ -1882,8 +1888,11 @@ begin
     -- and the index could not forget such a row until the next vacuum.
     v_events := webhookpub.next_events(p_limit);
     if v_events is not null then
-      v_done := webhookpub.fan_out_events(v_events);
+      v_done := webhookpub.fan_out_events(v_events, p_room);
       webhook_ids := v_done.webhook_ids;
+      leased_ids := v_done.leased_ids;
+      leased_webhook_ids := v_done.leased_webhook_ids;
+      leased_at := v_done.leased_at;
       event_count := cardinality(v_events);
       delivery_count := v_done.delivery_count;
     end if;
@@ -1914,20 +1923,27 @@ begin
     from webhookpub.webhooks as w
     where w.id = any (webhook_ids);
   end if;
+  if leased_webhook_ids is not null then
+    leased_user_ids := array(
+      select (select w.user_id from webhookpub.webhooks as w where w.id = l.id)
+      from unnest(leased_webhook_ids) as l (id)
+    );
+  end if;
 end;
 $$;
 
-comment on function webhookpub.fan_out_batch (integer) is
-  'Turns up to p_limit pending events into deliveries, without jobs; returns how many of each, and for which webhooks of which users.';
+comment on function webhookpub.fan_out_batch (integer, integer) is
+  'Turns up to p_limit pending events into deliveries, without jobs, and leases up to p_room of them; returns how many of each, for which webhooks of which users, and what is leased.';
 --! EndIncluded 2_fan_out/fan_out_batch.sql
 --! Included 2_fan_out/fan_out_events.sql
--- Fans a batch out, in one statement: matches its events, inserts their first deliveries,
--- moves their bytes to where they are kept, and marks them processed or no_match.
+-- Fans a batch out: matches its events, inserts their first deliveries, moves their bytes to
+-- where they are kept, and marks them processed or no_match.
 --
 -- Called by  webhookpub.fan_out_batch, public.webhook_publish.
 -- Locks      the events, which the caller has locked; a delivery that is there already is
 --            left alone.
--- Returns    how many deliveries are new, and the webhooks that they are for.
+-- Returns    how many deliveries are new, the webhooks for which some wait, and those that are
+--            leased already (webhookpub.queue_deliveries).
 -- Raises     WH023 when matching takes too long.
 --
 -- A few events go by a plan that is kept, for planning takes longer than the rest. It may have
@@ -1936,8 +1952,12 @@ comment on function webhookpub.fan_out_batch (integer) is
 
 create or replace function webhookpub.fan_out_events (
   p_events webhookpub.events[],
+  p_room integer default 0,
   out delivery_count bigint,
-  out webhook_ids text[]
+  out webhook_ids text[],
+  out leased_ids text[],
+  out leased_webhook_ids text[],
+  out leased_at timestamptz
 )
   language plpgsql
   volatile
@@ -1949,6 +1969,7 @@ create or replace function webhookpub.fan_out_events (
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
+  v_created record;
   -- To match in: two seconds, and for an event alone twice as much with each try.
   v_until constant timestamptz := v_now + interval '2 seconds' * case
     when cardinality(p_events) = 1 then 2 ^ least(p_events[1].attempts, 4)
@@ -2017,11 +2038,6 @@ begin
     on conflict (id) do nothing
     returning h.id, h.webhook_id
   ),
-  queued as (
-    insert into webhookpub.queue (delivery_id, webhook_id, due_at)
-    select c.id, c.webhook_id, v_now
-    from created as c
-  ),
   moved as (
     insert into webhookpub.envelopes (event_id, created_at, user_id, body)
     select p.id, p.created_at, p.user_id, p.envelope
@@ -2050,13 +2066,20 @@ begin
     ) as m
     where e.id = m.event_id
   )
-  select count(*), array_agg(distinct c.webhook_id)
-  into delivery_count, webhook_ids
+  select array_agg(c.id) as ids, array_agg(c.webhook_id) as webhook_ids
+  into v_created
   from created as c;
+  delivery_count := coalesce(cardinality(v_created.ids), 0);
+  if delivery_count > 0 then
+    leased_at := v_now;
+    select q.webhook_ids, q.leased_ids, q.leased_webhook_ids
+    into webhook_ids, leased_ids, leased_webhook_ids
+    from webhookpub.queue_deliveries(v_created.ids, v_created.webhook_ids, p_room, v_now) as q;
+  end if;
 end;
 $$;
 
-comment on function webhookpub.fan_out_events (webhookpub.events[]) is
+comment on function webhookpub.fan_out_events (webhookpub.events[], integer) is
   'Matches events against their users'' webhooks, inserts the first deliveries and marks the events processed or no_match. Raises WH023 when that takes too long.';
 --! EndIncluded 2_fan_out/fan_out_events.sql
 --! Included 2_fan_out/fan_out_singly.sql
@@ -2366,6 +2389,106 @@ $$;
 comment on function webhookpub.next_events (integer) is
   'Locks and returns up to p_limit pending events, of all users in turn, and not more than one statement can do in a moment.';
 --! EndIncluded 2_fan_out/next_events.sql
+--! Included 2_fan_out/queue_deliveries.sql
+-- Puts the first deliveries of a batch into the queue. What its own process can send at once is
+-- born leased, so that no lease need be asked for: of webhooks that are well and have nothing else
+-- waiting, a few each, within max_in_flight.
+--
+-- Called by  webhookpub.fan_out_events, which has made their history.
+-- Locks      those webhooks' leases, until the batch commits; what somebody else leases for at
+--            this moment is not born leased.
+-- Returns    what is leased, and the webhooks that have something waiting, with their users.
+
+create or replace function webhookpub.queue_deliveries (
+  p_delivery_ids text[],
+  p_webhook_ids text[],
+  p_room integer,
+  p_now timestamptz,
+  out leased_ids text[],
+  out leased_webhook_ids text[],
+  out webhook_ids text[]
+)
+  language plpgsql
+  volatile
+as $$
+declare
+  -- Of each webhook, so that one that hangs does not hold more.
+  v_most constant integer := 4;
+  v_free text[];
+begin
+  if p_room > 0 then
+    -- A statement of its own: the next one must see what the last holder did.
+    select array_agg(w.id) into v_free
+    from (select distinct p.id from unnest(p_webhook_ids) as p (id) limit p_room) as w
+    where pg_catalog.pg_try_advisory_xact_lock(2003006833, pg_catalog.hashtext(w.id));
+  end if;
+  with delivery as (
+    select
+      g.webhook_id, g.ids, r.leased_until,
+      coalesce(greatest(least(r.room, cardinality(g.ids)), 0), 0) as room
+    from (
+      select p.webhook_id, array_agg(p.id) as ids
+      from unnest(p_delivery_ids, p_webhook_ids) as p (id, webhook_id)
+      group by p.webhook_id
+    ) as g
+    left join lateral (
+      select
+        least(v_most, webhookpub.requests_allowed(w, p_now)) - q.under_way as room,
+        p_now + interval '15 seconds' + coalesce(w.request_timeout, s.request_timeout)
+          as leased_until
+      from webhookpub.webhooks as w
+      cross join webhookpub.settings as s
+      cross join lateral (
+        select count(*)::integer as under_way
+        from (
+          select
+          from webhookpub.queue as q
+          where q.webhook_id = w.id and q.leased and q.due_at > p_now
+          order by q.due_at
+          limit v_most
+        ) as q
+      ) as q
+      where w.id = g.webhook_id and w.enabled and w.unanswered = 0
+        -- What is due goes first.
+        and not exists (
+          select
+          from webhookpub.queue as q
+          where q.webhook_id = w.id and not q.leased and q.due_at <= p_now
+        )
+        and exists (
+          select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
+        )
+      offset 0
+    ) as r on g.webhook_id = any (v_free)
+  ),
+  queued as (
+    insert into webhookpub.queue as q
+      (delivery_id, webhook_id, due_at, leased, attempt, last_attempt_at)
+    select
+      i.id, d.webhook_id, case when b.is_leased then d.leased_until else p_now end, b.is_leased,
+      b.is_leased::integer, case when b.is_leased then p_now end
+    from (
+      select d.*, sum(d.room) over (rows unbounded preceding) as so_far
+      from delivery as d
+    ) as d
+    cross join lateral unnest(d.ids) with ordinality as i (id, n)
+    cross join lateral (
+      select i.n <= d.room - greatest(d.so_far - p_room, 0) as is_leased
+    ) as b
+    returning q.delivery_id, q.webhook_id, q.leased
+  )
+  select
+    array_agg(q.delivery_id) filter (where q.leased),
+    array_agg(q.webhook_id) filter (where q.leased),
+    array_agg(distinct q.webhook_id) filter (where not q.leased)
+  into leased_ids, leased_webhook_ids, webhook_ids
+  from queued as q;
+end;
+$$;
+
+comment on function webhookpub.queue_deliveries (text[], text[], integer, timestamptz) is
+  'Puts new deliveries into the queue, up to p_room of them leased; returns those, and the webhooks that have something waiting.';
+--! EndIncluded 2_fan_out/queue_deliveries.sql
 --! Included 2_fan_out/stored_envelope.sql
 -- Finds the bytes of an event that has been fanned out.
 --
@@ -6339,4 +6462,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'c470e19e49ea33d570da137307e185d4e18fcb6ce5e2c22a544af261d4453515');
+  ('000002', '25d84b1afde45020e092470f8a444f78ce24faeb9738f7c25b46339b94e0b900');

@@ -2,8 +2,9 @@
 --
 -- Called by  an awake fan-out; webhookpub.fan_out.
 -- Locks      the events it takes, skipping those that another fan-out has.
--- Returns    how many events were fanned out, how many deliveries that made, and the
---            webhooks that they are for, each with its user.
+-- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
+--            which some wait, each with its user, and the deliveries that are leased to whoever
+--            called, for their first attempt: it can send p_room at once.
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -15,10 +16,15 @@
 
 create or replace function webhookpub.fan_out_batch (
   p_limit integer default 500,
+  p_room integer default 0,
   out event_count integer,
   out delivery_count integer,
   out webhook_ids text[],
-  out user_ids text[]
+  out user_ids text[],
+  out leased_ids text[],
+  out leased_webhook_ids text[],
+  out leased_user_ids text[],
+  out leased_at timestamptz
 )
   language plpgsql
   volatile
@@ -45,8 +51,11 @@ begin
     -- and the index could not forget such a row until the next vacuum.
     v_events := webhookpub.next_events(p_limit);
     if v_events is not null then
-      v_done := webhookpub.fan_out_events(v_events);
+      v_done := webhookpub.fan_out_events(v_events, p_room);
       webhook_ids := v_done.webhook_ids;
+      leased_ids := v_done.leased_ids;
+      leased_webhook_ids := v_done.leased_webhook_ids;
+      leased_at := v_done.leased_at;
       event_count := cardinality(v_events);
       delivery_count := v_done.delivery_count;
     end if;
@@ -77,8 +86,14 @@ begin
     from webhookpub.webhooks as w
     where w.id = any (webhook_ids);
   end if;
+  if leased_webhook_ids is not null then
+    leased_user_ids := array(
+      select (select w.user_id from webhookpub.webhooks as w where w.id = l.id)
+      from unnest(leased_webhook_ids) as l (id)
+    );
+  end if;
 end;
 $$;
 
-comment on function webhookpub.fan_out_batch (integer) is
-  'Turns up to p_limit pending events into deliveries, without jobs; returns how many of each, and for which webhooks of which users.';
+comment on function webhookpub.fan_out_batch (integer, integer) is
+  'Turns up to p_limit pending events into deliveries, without jobs, and leases up to p_room of them; returns how many of each, for which webhooks of which users, and what is leased.';

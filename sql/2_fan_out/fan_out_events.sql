@@ -1,10 +1,11 @@
--- Fans a batch out, in one statement: matches its events, inserts their first deliveries,
--- moves their bytes to where they are kept, and marks them processed or no_match.
+-- Fans a batch out: matches its events, inserts their first deliveries, moves their bytes to
+-- where they are kept, and marks them processed or no_match.
 --
 -- Called by  webhookpub.fan_out_batch, public.webhook_publish.
 -- Locks      the events, which the caller has locked; a delivery that is there already is
 --            left alone.
--- Returns    how many deliveries are new, and the webhooks that they are for.
+-- Returns    how many deliveries are new, the webhooks for which some wait, and those that are
+--            leased already (webhookpub.queue_deliveries).
 -- Raises     WH023 when matching takes too long.
 --
 -- A few events go by a plan that is kept, for planning takes longer than the rest. It may have
@@ -13,8 +14,12 @@
 
 create or replace function webhookpub.fan_out_events (
   p_events webhookpub.events[],
+  p_room integer default 0,
   out delivery_count bigint,
-  out webhook_ids text[]
+  out webhook_ids text[],
+  out leased_ids text[],
+  out leased_webhook_ids text[],
+  out leased_at timestamptz
 )
   language plpgsql
   volatile
@@ -26,6 +31,7 @@ create or replace function webhookpub.fan_out_events (
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
+  v_created record;
   -- To match in: two seconds, and for an event alone twice as much with each try.
   v_until constant timestamptz := v_now + interval '2 seconds' * case
     when cardinality(p_events) = 1 then 2 ^ least(p_events[1].attempts, 4)
@@ -94,11 +100,6 @@ begin
     on conflict (id) do nothing
     returning h.id, h.webhook_id
   ),
-  queued as (
-    insert into webhookpub.queue (delivery_id, webhook_id, due_at)
-    select c.id, c.webhook_id, v_now
-    from created as c
-  ),
   moved as (
     insert into webhookpub.envelopes (event_id, created_at, user_id, body)
     select p.id, p.created_at, p.user_id, p.envelope
@@ -127,11 +128,18 @@ begin
     ) as m
     where e.id = m.event_id
   )
-  select count(*), array_agg(distinct c.webhook_id)
-  into delivery_count, webhook_ids
+  select array_agg(c.id) as ids, array_agg(c.webhook_id) as webhook_ids
+  into v_created
   from created as c;
+  delivery_count := coalesce(cardinality(v_created.ids), 0);
+  if delivery_count > 0 then
+    leased_at := v_now;
+    select q.webhook_ids, q.leased_ids, q.leased_webhook_ids
+    into webhook_ids, leased_ids, leased_webhook_ids
+    from webhookpub.queue_deliveries(v_created.ids, v_created.webhook_ids, p_room, v_now) as q;
+  end if;
 end;
 $$;
 
-comment on function webhookpub.fan_out_events (webhookpub.events[]) is
+comment on function webhookpub.fan_out_events (webhookpub.events[], integer) is
   'Matches events against their users'' webhooks, inserts the first deliveries and marks the events processed or no_match. Raises WH023 when that takes too long.';

@@ -81,12 +81,24 @@ export interface Batch {
   readonly webhook_ids: readonly string[] | null;
   /** The user of each. */
   readonly user_ids: readonly string[] | null;
+  /** Deliveries that are leased already, for their first attempt, or null. */
+  readonly leased_ids: readonly string[] | null;
+  /** The webhook of each. */
+  readonly leased_webhook_ids: readonly string[] | null;
+  /** And its user. */
+  readonly leased_user_ids: readonly string[] | null;
+  /** When; the database's time, as text. */
+  readonly leased_at: string | null;
 }
 
-/** Fans out one batch of pending events, for this process to deliver. */
-export async function fanOutBatch(sql: Sql): Promise<Batch> {
+/**
+ * Fans out one batch of pending events, for this process to deliver.
+ *
+ * @param room how many requests it can begin at once
+ */
+export async function fanOutBatch(sql: Sql, room = 0): Promise<Batch> {
   const [row] = await sql<[Batch]>`
-    select event_count, webhook_ids, user_ids from webhookpub.fan_out_batch()`;
+    select * from webhookpub.fan_out_batch(p_room => ${room}::integer)`;
   return row;
 }
 
@@ -124,7 +136,7 @@ export async function leaseRequests(
 export async function releaseDeliveries(
   sql: Sql,
   leases: readonly Lease[],
-  errors: readonly (string | null)[],
+  errors: readonly (string | null)[] = leases.map(() => null),
 ): Promise<void> {
   await sql`
     select webhookpub.release_deliveries(

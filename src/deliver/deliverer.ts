@@ -2,7 +2,7 @@ import { answerTo } from "./answer.ts";
 import type { Policy } from "./address_guard.ts";
 import { setTimeout as sleep } from "node:timers/promises";
 import { coalesce } from "./coalesce.ts";
-import { type Lease, leaseDeliveries, releaseDeliveries } from "../database/calls.ts";
+import { type Batch, type Lease, leaseDeliveries, releaseDeliveries } from "../database/calls.ts";
 import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { Vitals } from "../vitals.ts";
@@ -35,8 +35,13 @@ export interface Deliverer {
    * so that other processes get the next jobs.
    */
   deliver(webhookId: string, userId: string): Promise<void>;
-  /** The same for many webhooks, without waiting; what there is no room for needs a job. */
-  take(webhookIds: readonly string[], userIds: readonly string[]): void;
+  /** How many requests a fan-out may lease for it: half of what there may be is for turns. */
+  room(): number;
+  /**
+   * Takes what was fanned out: sends what is leased, and begins the rest without waiting; what
+   * there is no room for needs a job.
+   */
+  take(batch: Batch): void;
   /** Leases nothing more; resolves when all that is under way is recorded. */
   drain(): Promise<void>;
 }
@@ -280,7 +285,7 @@ export function makeDeliverer(
     if (draining) schedule();
   };
 
-  const begin = (webhookId: string, userId: string) => {
+  const courseOf = (webhookId: string, userId: string): Course => {
     const course = courses.get(webhookId) ?? {
       webhookId,
       userId,
@@ -294,18 +299,47 @@ export function makeDeliverer(
       more: false,
     };
     courses.set(webhookId, course);
-    want(course);
+    return course;
+  };
+
+  /** Sends what a fan-out has leased. */
+  const takeLeased = (batch: Batch) => {
+    const leases = (batch.leased_ids ?? []).map((deliveryId, i) => ({
+      webhook_id: batch.leased_webhook_ids?.[i] ?? "",
+      delivery_id: deliveryId,
+      attempt: 1,
+      started_at: batch.leased_at ?? "",
+      more: false,
+    }));
+    if (leases.length === 0) return;
+    if (draining) {
+      pool
+        .ask((sql) => releaseDeliveries(sql, leases))
+        .catch((error: unknown) => log.error(`giving leases back: ${messageOf(error)}`));
+      return;
+    }
+    leases.forEach((lease, i) => {
+      const course = courseOf(lease.webhook_id, batch.leased_user_ids?.[i] ?? lease.webhook_id);
+      shares.take(course, 1);
+      course.open += 1;
+    });
+    vitals.leased(leases.length);
+    void request(leases);
   };
 
   return {
     async deliver(webhookId, userId) {
       if (draining) return;
-      begin(webhookId, userId);
-      while (shares.free() === 0 && !draining) await freed.promise;
+      want(courseOf(webhookId, userId));
+      while (shares.free() <= 0 && !draining) await freed.promise;
     },
-    take(webhookIds, userIds) {
-      if (draining || shares.free() === 0) return;
-      webhookIds.forEach((webhookId, i) => begin(webhookId, userIds[i] ?? webhookId));
+    room: () => (draining ? 0 : Math.max(0, shares.free() - Math.ceil(maxInFlight / 2))),
+    take(batch) {
+      takeLeased(batch);
+      if (draining || shares.free() <= 0) return;
+      batch.webhook_ids?.forEach((webhookId, i) => {
+        want(courseOf(webhookId, batch.user_ids?.[i] ?? webhookId));
+      });
     },
     async drain() {
       draining = true;

@@ -21,6 +21,8 @@ export interface Shares<C extends Claim> {
   want(claim: C): void;
   /** Those whose turn it is, at most `limit`; they hold their room from now on. */
   next(limit: number): Turn<C>[];
+  /** Takes room for what has been begun already, out of turn. */
+  take(claim: C, count: number): void;
   /** Gives room back. */
   give(claim: C, count: number): void;
 }
@@ -90,7 +92,7 @@ export function makeShares<C extends Claim>(capacity: number): Shares<C> {
       const turns: Turn<C>[] = [];
       let passed = 0;
       for (const [userId, claims] of waiting) {
-        if (turns.length === limit || free === 0 || passed === waiting.size) break;
+        if (turns.length === limit || free <= 0 || passed === waiting.size) break;
         const turn = turnOf(userId, claims, fair);
         waiting.delete(userId);
         // The loop comes to it again, after the others.
@@ -101,6 +103,7 @@ export function makeShares<C extends Claim>(capacity: number): Shares<C> {
       return turns;
     },
 
+    take: hold,
     give: (claim, count) => hold(claim, -count),
   };
 }
