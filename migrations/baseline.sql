@@ -29,6 +29,7 @@ comment on column webhookpub.migrations.applied_at is 'When it ran.';
 create table webhookpub.settings (
   one_row boolean primary key default true,
   publish_enabled boolean not null default true,
+  notify_enabled boolean not null default true,
   allow_http boolean not null default false,
   allowed_networks cidr[] not null default '{}',
   max_payload_bytes integer not null default 262144,
@@ -65,6 +66,8 @@ comment on table webhookpub.settings is
 comment on column webhookpub.settings.one_row is 'Always true: it holds the table to one row.';
 comment on column webhookpub.settings.publish_enabled is
   'Kill switch: when false, publishing writes nothing and returns null; pending deliveries go on.';
+comment on column webhookpub.settings.notify_enabled is
+  'Whether a publisher wakes a sleeping fan-out by NOTIFY, which a prepared transaction may not hold; else the tick finds its event within about a second.';
 comment on column webhookpub.settings.allow_http is 'Permit http:// URLs and port 80.';
 comment on column webhookpub.settings.allowed_networks is
   'Networks that are reachable although they are not public, on any port.';
@@ -120,6 +123,8 @@ comment on table webhookpub.event_types is
   'The event types that may be published. A host adds its own by INSERT.';
 comment on column webhookpub.event_types.name is
   'Dot-separated lowercase words, for example email.received.';
+comment on column webhookpub.event_types.schema is
+  'JSON Schema of its data, for those who read the catalog; null when nobody has said. Publishing does not check it.';
 comment on column webhookpub.event_types.description is 'What has happened, in a sentence.';
 comment on column webhookpub.event_types.schema is
   'The JSON Schema of the payload, for people and their tools: publishing does not look at it.';
@@ -259,6 +264,7 @@ create table webhookpub.events (
   conversation_id text collate "C",
   labels text[] collate "C" not null default '{}',
   message_id text collate "C",
+  ordering_key text collate "C",
   envelope text,
   status webhookpub.event_status not null default 'pending',
   pending_user_id text collate "C",
@@ -285,6 +291,8 @@ comment on table webhookpub.events is
   'What was published. The primary key is the idempotency key.';
 comment on column webhookpub.events.envelope is
   'Its bytes, until fan-out moves them to webhookpub.envelopes.';
+comment on column webhookpub.events.ordering_key is
+  'What it is about: ordered webhooks get events of one key one after the other. Null: no order.';
 comment on column webhookpub.events.id is
   'evt_ and 32 hex digits, or what the publisher gave.';
 comment on column webhookpub.events.pending_user_id is
@@ -488,6 +496,7 @@ create table webhookpub.publish_failures (
   message_id text collate "C",
   dedup_key text collate "C",
   event_id text collate "C",
+  ordering_key text collate "C",
   sqlstate text collate "C" not null,
   message text not null,
   created_at timestamptz not null default now(),
@@ -498,6 +507,7 @@ create index publish_failures_by_tried_at on webhookpub.publish_failures (tried_
 
 comment on table webhookpub.publish_failures is
   'What webhook_publish_best_effort_tx could not publish: its arguments and the error.';
+comment on column webhookpub.publish_failures.ordering_key is 'As it was given.';
 comment on column webhookpub.publish_failures.sqlstate is 'SQLSTATE of the error.';
 comment on column webhookpub.publish_failures.message is 'Message of the error.';
 comment on column webhookpub.publish_failures.tried_at is

@@ -94,6 +94,7 @@ const SENSIBLE: Readonly<Record<string, string>> = {
   labels: "{vip}",
   message_id: "message_1",
   dedup_key: "key_1",
+  ordering_key: "order_1",
   name: "email.received",
   parts: "{message_1,email.received}",
   p_user_id: "user_1",

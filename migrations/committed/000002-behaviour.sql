@@ -1,5 +1,5 @@
---! Previous: sha1:6b1ddfa8ef59cedf92cc65e782b99127c7f8c850
---! Hash: sha1:e58949150a6718e11ff9d1f0ef2124527199d7ed
+--! Previous: sha1:8e7b53f9d86727ef56dad763f07727576fd3a269
+--! Hash: sha1:ccbe53ee464f972c6f5a8d831bca488235400324
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1049,39 +1049,6 @@ $$;
 comment on function webhookpub.event_id (text[]) is
   'evt_ and the first 32 hex digits of SHA-256 over the parts joined by |. Raises WH001.';
 --! EndIncluded 1_publish/event_id.sql
---! Included 1_publish/event_owner.sql
--- Finds out whose an event id is, on whichever path it was published.
---
--- Called by  public.webhook_publish_tx, webhookpub.refuse_event, for ids that are not
---            random.
--- Returns    the user's id, or null when nobody has published it.
-
-create or replace function webhookpub.event_owner (
-  p_event_id text
-)
-  returns text
-  language plpgsql
-  volatile
-as $$
-declare
-  v_user_id text;
-begin
-  select e.user_id into v_user_id from webhookpub.events as e where e.id = p_event_id;
-  if not found then
-    -- On the direct path an event leaves deliveries only.
-    select w.user_id into v_user_id
-    from webhookpub.delivery_history as d
-    join webhookpub.webhooks as w on w.id = d.webhook_id
-    where d.event_id = p_event_id and d.replay_id is null
-    limit 1;
-  end if;
-  return v_user_id;
-end;
-$$;
-
-comment on function webhookpub.event_owner (text) is
-  'The user that has published this event id; null when nobody has.';
---! EndIncluded 1_publish/event_owner.sql
 --! Included 1_publish/fan_out_is_asleep.sql
 -- Tells a publisher whether somebody has to be woken.
 --
@@ -1182,8 +1149,9 @@ comment on function webhookpub.json_hint (jsonb, text) is
 -- Called by  public.webhook_publish_tx, while no fan-out is awake.
 -- Locks      an advisory lock until the end of the transaction, if nobody else has it.
 --            Whoever has it is about to NOTIFY, and nobody waits for it.
--- Returns    false while another transaction is about to, and has been for less than 50 ms.
---            Should that one roll back, the tick finds the event.
+-- Returns    false when settings.notify_enabled is, when the server's queue of notifications is
+--            half full (at its end, commits would fail), and while another transaction is about
+--            to, and has been for less than 50 ms. The tick then finds the event.
 --
 -- A commit with a NOTIFY in it waits for every other such commit of the server. One at a
 -- time waits for none, even when no worker runs.
@@ -1196,13 +1164,17 @@ as $$
 declare
   v_now constant bigint := extract(epoch from clock_timestamp()) * 1000;
 begin
+  perform from webhookpub.settings as s where s.notify_enabled;
+  if not found then
+    return false;
+  end if;
   -- A sequence, because others see what is set before it is committed. The difference is
   -- below zero when the clock was set back.
   if pg_try_advisory_xact_lock(2003006832, 4)
     or v_now - (select n.last_value from webhookpub.notified_at as n) not between 0 and 50
   then
     perform setval('webhookpub.notified_at', v_now);
-    return true;
+    return pg_notification_queue_usage() < 0.5;
   end if;
   return false;
 end;
@@ -1231,13 +1203,15 @@ comment on function webhookpub.random_event_id () is 'evt_ and 32 random hex dig
 -- Called by  public.webhook_publish_tx, when it was not.
 -- Returns    true when the user has published this id before; false when publishing is
 --            switched off; null when nothing speaks against the event any more.
--- Raises     WH001, WH002, WH003, WH004, WH005.
+-- Raises     WH001, WH002, WH003, WH004, WH005, WH006.
 
 create or replace function webhookpub.refuse_event (
   p_event_type text,
   p_user_id text,
   p_data jsonb,
   p_event_id text,
+  p_ordering_key text,
+  p_label_count integer,
   p_bytes integer
 )
   returns boolean
@@ -1290,6 +1264,20 @@ begin
       ),
       hint = 'It travels as an HTTP header and in JSON. Leave it out to get one made.';
   end if;
+  if length(p_ordering_key) not between 1 and 200 then
+    raise exception using
+      errcode = 'WH006',
+      message = format(
+        'ordering key %L: it must be 1 to 200 characters', left(p_ordering_key, 40)
+      ),
+      hint = 'It names what the event is about, such as an order''s id. Null: there is no order.';
+  end if;
+  if p_label_count > 1000 then
+    raise exception using
+      errcode = 'WH003',
+      message = format('event with %s labels: it may have at most 1000', p_label_count),
+      hint = 'A filter by labels looks at each of them.';
+  end if;
   if p_bytes > v_settings.max_payload_bytes then
     raise exception using
       errcode = 'WH003',
@@ -1299,7 +1287,7 @@ begin
       hint = 'Send a reference instead, or raise webhookpub.settings.max_payload_bytes.';
   end if;
   -- Looked up anew: the other may have committed while this one waited for it.
-  v_owner := webhookpub.event_owner(p_event_id);
+  select e.user_id into v_owner from webhookpub.events as e where e.id = p_event_id;
   if v_owner <> p_user_id then
     raise exception using
       errcode = 'WH004',
@@ -1310,8 +1298,8 @@ begin
 end;
 $$;
 
-comment on function webhookpub.refuse_event (text, text, jsonb, text, integer) is
-  'Raises why an event was not written: WH001 to WH005; true when it was there already, false when publishing is off, null when it can be written now.';
+comment on function webhookpub.refuse_event (text, text, jsonb, text, text, integer, integer) is
+  'Raises why an event was not written: WH001 to WH006; true when it was there already, false when publishing is off, null when it can be written now.';
 --! EndIncluded 1_publish/refuse_event.sql
 --! Included 1_publish/register_event_types.sql
 -- Adds event types to the catalog, and brings those that are there up to date. Removes none.
@@ -1376,12 +1364,15 @@ comment on function webhookpub.rfc3339 (timestamptz) is
   'RFC 3339, UTC, with microseconds: 2026-01-31T12:00:00.000000Z.';
 --! EndIncluded 1_publish/rfc3339.sql
 --! Included 1_publish/webhook_publish.sql
--- Publishes on the direct path: matches and inserts the deliveries at once, and leaves no
--- event row.
+-- Publishes on the direct path: matches and inserts the deliveries at once, in the caller's
+-- transaction.
 --
--- Called by  applications that want no trace of events which nobody listens to.
--- Locks      the id, if it is not random: only who publishes the very same id waits.
+-- Called by  applications that do not want to wait for a fan-out.
+-- Locks      nothing that another publisher waits for, but for one that publishes the
+--            very same id at this moment.
 -- Returns    the event id; null when publishing is off or failed (a WARNING says why).
+--
+-- What takes too long to match is left to the fan-out, which gives it more time.
 
 create or replace function public.webhook_publish (
   event_type text,
@@ -1392,7 +1383,8 @@ create or replace function public.webhook_publish (
   labels text[] default '{}',
   message_id text default null,
   dedup_key text default null,
-  event_id text default null
+  event_id text default null,
+  ordering_key text default null
 )
   returns text
   language plpgsql
@@ -1404,41 +1396,33 @@ declare
   v_at constant timestamptz := clock_timestamp();
   v_id text;
   v_event webhookpub.events;
-  v_count bigint;
 begin
-  if coalesce(event_id, message_id, dedup_key) is not null then
-    -- With no event row, nothing else keeps two of one id apart.
-    perform pg_advisory_xact_lock(2003006836, hashtext(
-      coalesce(event_id, concat_ws('|', message_id, event_type, dedup_key))
-    ));
-  end if;
   v_id := public.webhook_publish_tx(
     event_type, user_id, data, agent_id, conversation_id, labels, message_id, dedup_key,
-    event_id
+    event_id, ordering_key
   );
   -- Only what is new: an id that was there already has been published.
-  select e.* into v_event
-  from webhookpub.events as e
-  where e.id = v_id and e.status = 'pending' and e.created_at >= v_at;
-  if found then
-    v_count := (webhookpub.fan_out_events(array[v_event])).delivery_count;
-    delete from webhookpub.events as e where e.id = v_id;
-    if v_count = 0 then
-      delete from webhookpub.envelopes as n
-      where n.event_id = v_id and n.created_at = v_event.created_at;
-    end if;
+  select e.* into v_event from webhookpub.events as e where e.id = v_id;
+  if v_event.status = 'pending' and v_event.created_at >= v_at then
+    perform webhookpub.fan_out_events(array[v_event]);
   end if;
   return v_id;
-exception when others then
-  raise warning 'webhook event % of user % is dropped: % (%)',
-    event_type, user_id, sqlerrm, sqlstate;
-  return null;
+exception
+  when sqlstate 'WH023' then
+    return public.webhook_publish_best_effort_tx(
+      event_type, user_id, data, agent_id, conversation_id, labels, message_id, dedup_key,
+      event_id, ordering_key
+    );
+  when others then
+    raise warning 'webhook event % of user % is dropped: % (%)',
+      event_type, user_id, sqlerrm, sqlstate;
+    return null;
 end;
 $$;
 
 comment on function public.webhook_publish
-  (text, text, jsonb, text, text, text[], text, text, text) is
-  'Matches and queues the deliveries at once, without an event row. Never raises: an error is a WARNING and the event is dropped.';
+  (text, text, jsonb, text, text, text[], text, text, text, text) is
+  'Matches and queues the deliveries at once. Never raises: an error is a WARNING and the event is dropped.';
 --! EndIncluded 1_publish/webhook_publish.sql
 --! Included 1_publish/webhook_publish_best_effort_tx.sql
 -- Publishes an event in the caller's transaction, but never stands in its way.
@@ -1456,7 +1440,8 @@ create or replace function public.webhook_publish_best_effort_tx (
   labels text[] default '{}',
   message_id text default null,
   dedup_key text default null,
-  event_id text default null
+  event_id text default null,
+  ordering_key text default null
 )
   returns text
   language plpgsql
@@ -1470,17 +1455,17 @@ declare
 begin
   return public.webhook_publish_tx(
     event_type, user_id, data, agent_id, conversation_id, labels, message_id, dedup_key,
-    event_id
+    event_id, ordering_key
   );
 exception when others then
   get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text;
   begin
     insert into webhookpub.publish_failures as f
       (event_type, user_id, data, agent_id, conversation_id, labels, message_id,
-       dedup_key, event_id, sqlstate, message)
+       dedup_key, event_id, ordering_key, sqlstate, message)
     values
       (event_type, user_id, data, agent_id, conversation_id, labels, message_id,
-       dedup_key, event_id, v_sqlstate, v_message);
+       dedup_key, event_id, ordering_key, v_sqlstate, v_message);
   exception when others then
     raise warning 'webhook event % of user % is lost: % (%); not even the failure could be kept: %',
       event_type, user_id, v_message, v_sqlstate, sqlerrm;
@@ -1490,7 +1475,7 @@ end;
 $$;
 
 comment on function public.webhook_publish_best_effort_tx
-  (text, text, jsonb, text, text, text[], text, text, text) is
+  (text, text, jsonb, text, text, text[], text, text, text, text) is
   'Like webhook_publish_tx, but never raises: a failure becomes a row of webhookpub.publish_failures, and null is returned.';
 --! EndIncluded 1_publish/webhook_publish_best_effort_tx.sql
 --! Included 1_publish/webhook_publish_tx.sql
@@ -1500,13 +1485,15 @@ comment on function public.webhook_publish_best_effort_tx
 -- Locks      nothing that another publisher waits for, but for one that publishes the
 --            very same id at this moment. Inserts one row, and nothing else.
 -- Returns    the event id, also when it was there already; null when publishing is off.
--- Raises     WH001, WH002, WH003, WH004, WH005.
+-- Raises     WH001, WH002, WH003, WH004, WH005, WH006.
 --
 -- It runs in other people's transactions all the time, and PostgreSQL prepares every
 -- expression, function call and column of a statement anew each time it is executed: that,
 -- and not the insert, is what publishing costs. So there is one statement, it reads one
--- row, and its condition is one CASE, which the planner leaves whole. Only if it has
--- written nothing is it worked out why.
+-- row, its condition is one CASE, which the planner leaves whole, and what event_id and
+-- random_event_id say stands here once more. Only if it has written nothing is it worked out
+-- why: whose the id is, if it is there, too. A look before the insert would also make
+-- serializable transactions fail that have nothing to do with one another.
 
 create or replace function public.webhook_publish_tx (
   event_type text,
@@ -1517,7 +1504,8 @@ create or replace function public.webhook_publish_tx (
   labels text[] default '{}',
   message_id text default null,
   dedup_key text default null,
-  event_id text default null
+  event_id text default null,
+  ordering_key text default null
 )
   returns text
   language plpgsql
@@ -1529,19 +1517,22 @@ as $$
 declare
   v_at constant timestamptz := clock_timestamp();
   v_id text := webhook_publish_tx.event_id;
-  v_is_new boolean := true;
+  v_is_id boolean := true;
   v_envelope text;
   v_asleep boolean;
   v_is_known boolean;
 begin
-  if coalesce(v_id, webhook_publish_tx.message_id, webhook_publish_tx.dedup_key) is null then
-    v_id := webhookpub.random_event_id();
+  if v_id is null then
+    if coalesce(webhook_publish_tx.message_id, webhook_publish_tx.dedup_key) is null then
+      v_id := webhookpub.random_event_id();
+    else
+      v_id := 'evt_' || left(encode(sha256(convert_to(concat_ws(
+        '|', webhook_publish_tx.message_id, webhook_publish_tx.event_type,
+        webhook_publish_tx.dedup_key
+      ), 'UTF8')), 'hex'), 32);
+    end if;
   else
-    v_id := coalesce(v_id, webhookpub.event_id(variadic array_remove(array[
-      webhook_publish_tx.message_id, webhook_publish_tx.event_type,
-      webhook_publish_tx.dedup_key
-    ], null)));
-    v_is_new := webhookpub.is_event_id(v_id) and webhookpub.event_owner(v_id) is null;
+    v_is_id := webhookpub.is_event_id(v_id);
   end if;
   -- Neither the type nor the id can hold what JSON would have to escape.
   v_envelope := format(
@@ -1550,24 +1541,26 @@ begin
   );
 
   insert into webhookpub.events
-    (id, user_id, pending_user_id, type, agent_id, conversation_id, labels, message_id, envelope,
-     created_at, expires_at)
+    (id, user_id, pending_user_id, type, agent_id, conversation_id, labels, message_id,
+     ordering_key, envelope, created_at, expires_at)
   select
     v_id, webhook_publish_tx.user_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
     webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id, v_envelope,
-    v_at, v_at + s.event_retention
+    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id,
+    webhook_publish_tx.ordering_key, v_envelope, v_at, v_at + s.event_retention
   from webhookpub.settings as s
   where case
     when s.publish_enabled
       and webhook_publish_tx.event_type = any (s.event_types)
-      and v_is_new
+      and v_is_id
     then webhook_publish_tx.data @> '{}' -- only an object contains that
       and webhook_publish_tx.user_id <> ''
       and length(webhook_publish_tx.user_id) <= 200
+      and coalesce(cardinality(webhook_publish_tx.labels), 0) <= 1000
+      and length(coalesce(webhook_publish_tx.ordering_key, '-')) between 1 and 200
       and octet_length(concat(
         v_envelope, webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, '')
+        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, ',', '')
       )) <= s.max_payload_bytes
   end
   on conflict (id) do nothing
@@ -1579,9 +1572,10 @@ begin
   elsif v_asleep is null then
     v_is_known := webhookpub.refuse_event(
       webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
-      v_id, octet_length(concat(
+      v_id, webhook_publish_tx.ordering_key, cardinality(webhook_publish_tx.labels),
+      octet_length(concat(
         v_envelope, webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, '')
+        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, ',', '')
       ))
     );
     if v_is_known is null then
@@ -1590,7 +1584,8 @@ begin
         webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
         webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
         webhook_publish_tx.labels, webhook_publish_tx.message_id,
-        webhook_publish_tx.dedup_key, webhook_publish_tx.event_id
+        webhook_publish_tx.dedup_key, webhook_publish_tx.event_id,
+        webhook_publish_tx.ordering_key
       );
     elsif not v_is_known then
       return null;
@@ -1601,8 +1596,8 @@ end;
 $$;
 
 comment on function public.webhook_publish_tx
-  (text, text, jsonb, text, text, text[], text, text, text) is
-  'Publishes an event in your transaction, or raises (WH001 to WH005). Returns its id; an id that is there already is a no-op. In PL/pgSQL: perform webhook_publish_tx(...).';
+  (text, text, jsonb, text, text, text[], text, text, text, text) is
+  'Publishes an event in your transaction, or raises (WH001 to WH006). Returns its id; an id that is there already is a no-op. In PL/pgSQL: perform webhook_publish_tx(...).';
 --! EndIncluded 1_publish/webhook_publish_tx.sql
 --! Included 2_fan_out/data_holds.sql
 -- Decides a webhook's data predicate. Whatever goes wrong in it is no match: the operator
@@ -5617,8 +5612,8 @@ comment on column webhookpub.webhook_health.max_in_flight is
 -- Finds an event that was fanned out, and with it the webhooks that it matched then.
 --
 -- Called by  webhookpub.redeliver.
--- Returns    the event. One of the direct path has no row, nor has one that has expired:
---            it is put together from its first deliveries, as far as they tell.
+-- Returns    the event. One that has expired is put together from its first deliveries, as far
+--            as they tell.
 -- Raises     WH020; WH022 when it has not been fanned out yet.
 
 create or replace function webhookpub.find_event (
@@ -5654,7 +5649,7 @@ begin
     raise exception using
       errcode = 'WH020',
       message = format('no such event: %s', coalesce(quote_literal(left(p_event_id, 210)), 'null')),
-      hint = 'Events are kept for settings.event_retention; one of the direct path only if it matched.';
+      hint = 'Events are kept for settings.event_retention.';
   end if;
   return v_event;
 end;
@@ -5936,7 +5931,7 @@ begin
       perform public.webhook_publish_tx(
         v_failure.event_type, v_failure.user_id, v_failure.data, v_failure.agent_id,
         v_failure.conversation_id, v_failure.labels, v_failure.message_id,
-        v_failure.dedup_key, v_failure.event_id
+        v_failure.dedup_key, v_failure.event_id, v_failure.ordering_key
       );
       delete from webhookpub.publish_failures as f where f.id = v_failure.id;
       v_count := v_count + 1;
@@ -6462,4 +6457,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '25d84b1afde45020e092470f8a444f78ce24faeb9738f7c25b46339b94e0b900');
+  ('000002', 'f9b9e0c31bd3ccf81a2ae7d6d0d0faf5f6a1fff7eefb5485aac0c2eed902640e');

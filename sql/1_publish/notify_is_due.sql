@@ -3,8 +3,9 @@
 -- Called by  public.webhook_publish_tx, while no fan-out is awake.
 -- Locks      an advisory lock until the end of the transaction, if nobody else has it.
 --            Whoever has it is about to NOTIFY, and nobody waits for it.
--- Returns    false while another transaction is about to, and has been for less than 50 ms.
---            Should that one roll back, the tick finds the event.
+-- Returns    false when settings.notify_enabled is, when the server's queue of notifications is
+--            half full (at its end, commits would fail), and while another transaction is about
+--            to, and has been for less than 50 ms. The tick then finds the event.
 --
 -- A commit with a NOTIFY in it waits for every other such commit of the server. One at a
 -- time waits for none, even when no worker runs.
@@ -17,13 +18,17 @@ as $$
 declare
   v_now constant bigint := extract(epoch from clock_timestamp()) * 1000;
 begin
+  perform from webhookpub.settings as s where s.notify_enabled;
+  if not found then
+    return false;
+  end if;
   -- A sequence, because others see what is set before it is committed. The difference is
   -- below zero when the clock was set back.
   if pg_try_advisory_xact_lock(2003006832, 4)
     or v_now - (select n.last_value from webhookpub.notified_at as n) not between 0 and 50
   then
     perform setval('webhookpub.notified_at', v_now);
-    return true;
+    return pg_notification_queue_usage() < 0.5;
   end if;
   return false;
 end;

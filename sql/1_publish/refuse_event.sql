@@ -3,13 +3,15 @@
 -- Called by  public.webhook_publish_tx, when it was not.
 -- Returns    true when the user has published this id before; false when publishing is
 --            switched off; null when nothing speaks against the event any more.
--- Raises     WH001, WH002, WH003, WH004, WH005.
+-- Raises     WH001, WH002, WH003, WH004, WH005, WH006.
 
 create or replace function webhookpub.refuse_event (
   p_event_type text,
   p_user_id text,
   p_data jsonb,
   p_event_id text,
+  p_ordering_key text,
+  p_label_count integer,
   p_bytes integer
 )
   returns boolean
@@ -62,6 +64,20 @@ begin
       ),
       hint = 'It travels as an HTTP header and in JSON. Leave it out to get one made.';
   end if;
+  if length(p_ordering_key) not between 1 and 200 then
+    raise exception using
+      errcode = 'WH006',
+      message = format(
+        'ordering key %L: it must be 1 to 200 characters', left(p_ordering_key, 40)
+      ),
+      hint = 'It names what the event is about, such as an order''s id. Null: there is no order.';
+  end if;
+  if p_label_count > 1000 then
+    raise exception using
+      errcode = 'WH003',
+      message = format('event with %s labels: it may have at most 1000', p_label_count),
+      hint = 'A filter by labels looks at each of them.';
+  end if;
   if p_bytes > v_settings.max_payload_bytes then
     raise exception using
       errcode = 'WH003',
@@ -71,7 +87,7 @@ begin
       hint = 'Send a reference instead, or raise webhookpub.settings.max_payload_bytes.';
   end if;
   -- Looked up anew: the other may have committed while this one waited for it.
-  v_owner := webhookpub.event_owner(p_event_id);
+  select e.user_id into v_owner from webhookpub.events as e where e.id = p_event_id;
   if v_owner <> p_user_id then
     raise exception using
       errcode = 'WH004',
@@ -82,5 +98,5 @@ begin
 end;
 $$;
 
-comment on function webhookpub.refuse_event (text, text, jsonb, text, integer) is
-  'Raises why an event was not written: WH001 to WH005; true when it was there already, false when publishing is off, null when it can be written now.';
+comment on function webhookpub.refuse_event (text, text, jsonb, text, text, integer, integer) is
+  'Raises why an event was not written: WH001 to WH006; true when it was there already, false when publishing is off, null when it can be written now.';

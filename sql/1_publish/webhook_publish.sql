@@ -1,9 +1,12 @@
--- Publishes on the direct path: matches and inserts the deliveries at once, and leaves no
--- event row.
+-- Publishes on the direct path: matches and inserts the deliveries at once, in the caller's
+-- transaction.
 --
--- Called by  applications that want no trace of events which nobody listens to.
--- Locks      the id, if it is not random: only who publishes the very same id waits.
+-- Called by  applications that do not want to wait for a fan-out.
+-- Locks      nothing that another publisher waits for, but for one that publishes the
+--            very same id at this moment.
 -- Returns    the event id; null when publishing is off or failed (a WARNING says why).
+--
+-- What takes too long to match is left to the fan-out, which gives it more time.
 
 create or replace function public.webhook_publish (
   event_type text,
@@ -14,7 +17,8 @@ create or replace function public.webhook_publish (
   labels text[] default '{}',
   message_id text default null,
   dedup_key text default null,
-  event_id text default null
+  event_id text default null,
+  ordering_key text default null
 )
   returns text
   language plpgsql
@@ -26,38 +30,30 @@ declare
   v_at constant timestamptz := clock_timestamp();
   v_id text;
   v_event webhookpub.events;
-  v_count bigint;
 begin
-  if coalesce(event_id, message_id, dedup_key) is not null then
-    -- With no event row, nothing else keeps two of one id apart.
-    perform pg_advisory_xact_lock(2003006836, hashtext(
-      coalesce(event_id, concat_ws('|', message_id, event_type, dedup_key))
-    ));
-  end if;
   v_id := public.webhook_publish_tx(
     event_type, user_id, data, agent_id, conversation_id, labels, message_id, dedup_key,
-    event_id
+    event_id, ordering_key
   );
   -- Only what is new: an id that was there already has been published.
-  select e.* into v_event
-  from webhookpub.events as e
-  where e.id = v_id and e.status = 'pending' and e.created_at >= v_at;
-  if found then
-    v_count := (webhookpub.fan_out_events(array[v_event])).delivery_count;
-    delete from webhookpub.events as e where e.id = v_id;
-    if v_count = 0 then
-      delete from webhookpub.envelopes as n
-      where n.event_id = v_id and n.created_at = v_event.created_at;
-    end if;
+  select e.* into v_event from webhookpub.events as e where e.id = v_id;
+  if v_event.status = 'pending' and v_event.created_at >= v_at then
+    perform webhookpub.fan_out_events(array[v_event]);
   end if;
   return v_id;
-exception when others then
-  raise warning 'webhook event % of user % is dropped: % (%)',
-    event_type, user_id, sqlerrm, sqlstate;
-  return null;
+exception
+  when sqlstate 'WH023' then
+    return public.webhook_publish_best_effort_tx(
+      event_type, user_id, data, agent_id, conversation_id, labels, message_id, dedup_key,
+      event_id, ordering_key
+    );
+  when others then
+    raise warning 'webhook event % of user % is dropped: % (%)',
+      event_type, user_id, sqlerrm, sqlstate;
+    return null;
 end;
 $$;
 
 comment on function public.webhook_publish
-  (text, text, jsonb, text, text, text[], text, text, text) is
-  'Matches and queues the deliveries at once, without an event row. Never raises: an error is a WARNING and the event is dropped.';
+  (text, text, jsonb, text, text, text[], text, text, text, text) is
+  'Matches and queues the deliveries at once. Never raises: an error is a WARNING and the event is dropped.';

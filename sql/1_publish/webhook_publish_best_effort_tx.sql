@@ -13,7 +13,8 @@ create or replace function public.webhook_publish_best_effort_tx (
   labels text[] default '{}',
   message_id text default null,
   dedup_key text default null,
-  event_id text default null
+  event_id text default null,
+  ordering_key text default null
 )
   returns text
   language plpgsql
@@ -27,17 +28,17 @@ declare
 begin
   return public.webhook_publish_tx(
     event_type, user_id, data, agent_id, conversation_id, labels, message_id, dedup_key,
-    event_id
+    event_id, ordering_key
   );
 exception when others then
   get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text;
   begin
     insert into webhookpub.publish_failures as f
       (event_type, user_id, data, agent_id, conversation_id, labels, message_id,
-       dedup_key, event_id, sqlstate, message)
+       dedup_key, event_id, ordering_key, sqlstate, message)
     values
       (event_type, user_id, data, agent_id, conversation_id, labels, message_id,
-       dedup_key, event_id, v_sqlstate, v_message);
+       dedup_key, event_id, ordering_key, v_sqlstate, v_message);
   exception when others then
     raise warning 'webhook event % of user % is lost: % (%); not even the failure could be kept: %',
       event_type, user_id, v_message, v_sqlstate, sqlerrm;
@@ -47,5 +48,5 @@ end;
 $$;
 
 comment on function public.webhook_publish_best_effort_tx
-  (text, text, jsonb, text, text, text[], text, text, text) is
+  (text, text, jsonb, text, text, text[], text, text, text, text) is
   'Like webhook_publish_tx, but never raises: a failure becomes a row of webhookpub.publish_failures, and null is returned.';

@@ -4,13 +4,15 @@
 -- Locks      nothing that another publisher waits for, but for one that publishes the
 --            very same id at this moment. Inserts one row, and nothing else.
 -- Returns    the event id, also when it was there already; null when publishing is off.
--- Raises     WH001, WH002, WH003, WH004, WH005.
+-- Raises     WH001, WH002, WH003, WH004, WH005, WH006.
 --
 -- It runs in other people's transactions all the time, and PostgreSQL prepares every
 -- expression, function call and column of a statement anew each time it is executed: that,
 -- and not the insert, is what publishing costs. So there is one statement, it reads one
--- row, and its condition is one CASE, which the planner leaves whole. Only if it has
--- written nothing is it worked out why.
+-- row, its condition is one CASE, which the planner leaves whole, and what event_id and
+-- random_event_id say stands here once more. Only if it has written nothing is it worked out
+-- why: whose the id is, if it is there, too. A look before the insert would also make
+-- serializable transactions fail that have nothing to do with one another.
 
 create or replace function public.webhook_publish_tx (
   event_type text,
@@ -21,7 +23,8 @@ create or replace function public.webhook_publish_tx (
   labels text[] default '{}',
   message_id text default null,
   dedup_key text default null,
-  event_id text default null
+  event_id text default null,
+  ordering_key text default null
 )
   returns text
   language plpgsql
@@ -33,19 +36,22 @@ as $$
 declare
   v_at constant timestamptz := clock_timestamp();
   v_id text := webhook_publish_tx.event_id;
-  v_is_new boolean := true;
+  v_is_id boolean := true;
   v_envelope text;
   v_asleep boolean;
   v_is_known boolean;
 begin
-  if coalesce(v_id, webhook_publish_tx.message_id, webhook_publish_tx.dedup_key) is null then
-    v_id := webhookpub.random_event_id();
+  if v_id is null then
+    if coalesce(webhook_publish_tx.message_id, webhook_publish_tx.dedup_key) is null then
+      v_id := webhookpub.random_event_id();
+    else
+      v_id := 'evt_' || left(encode(sha256(convert_to(concat_ws(
+        '|', webhook_publish_tx.message_id, webhook_publish_tx.event_type,
+        webhook_publish_tx.dedup_key
+      ), 'UTF8')), 'hex'), 32);
+    end if;
   else
-    v_id := coalesce(v_id, webhookpub.event_id(variadic array_remove(array[
-      webhook_publish_tx.message_id, webhook_publish_tx.event_type,
-      webhook_publish_tx.dedup_key
-    ], null)));
-    v_is_new := webhookpub.is_event_id(v_id) and webhookpub.event_owner(v_id) is null;
+    v_is_id := webhookpub.is_event_id(v_id);
   end if;
   -- Neither the type nor the id can hold what JSON would have to escape.
   v_envelope := format(
@@ -54,24 +60,26 @@ begin
   );
 
   insert into webhookpub.events
-    (id, user_id, pending_user_id, type, agent_id, conversation_id, labels, message_id, envelope,
-     created_at, expires_at)
+    (id, user_id, pending_user_id, type, agent_id, conversation_id, labels, message_id,
+     ordering_key, envelope, created_at, expires_at)
   select
     v_id, webhook_publish_tx.user_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
     webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id, v_envelope,
-    v_at, v_at + s.event_retention
+    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id,
+    webhook_publish_tx.ordering_key, v_envelope, v_at, v_at + s.event_retention
   from webhookpub.settings as s
   where case
     when s.publish_enabled
       and webhook_publish_tx.event_type = any (s.event_types)
-      and v_is_new
+      and v_is_id
     then webhook_publish_tx.data @> '{}' -- only an object contains that
       and webhook_publish_tx.user_id <> ''
       and length(webhook_publish_tx.user_id) <= 200
+      and coalesce(cardinality(webhook_publish_tx.labels), 0) <= 1000
+      and length(coalesce(webhook_publish_tx.ordering_key, '-')) between 1 and 200
       and octet_length(concat(
         v_envelope, webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, '')
+        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, ',', '')
       )) <= s.max_payload_bytes
   end
   on conflict (id) do nothing
@@ -83,9 +91,10 @@ begin
   elsif v_asleep is null then
     v_is_known := webhookpub.refuse_event(
       webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
-      v_id, octet_length(concat(
+      v_id, webhook_publish_tx.ordering_key, cardinality(webhook_publish_tx.labels),
+      octet_length(concat(
         v_envelope, webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, '')
+        webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, ',', '')
       ))
     );
     if v_is_known is null then
@@ -94,7 +103,8 @@ begin
         webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
         webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
         webhook_publish_tx.labels, webhook_publish_tx.message_id,
-        webhook_publish_tx.dedup_key, webhook_publish_tx.event_id
+        webhook_publish_tx.dedup_key, webhook_publish_tx.event_id,
+        webhook_publish_tx.ordering_key
       );
     elsif not v_is_known then
       return null;
@@ -105,5 +115,5 @@ end;
 $$;
 
 comment on function public.webhook_publish_tx
-  (text, text, jsonb, text, text, text[], text, text, text) is
-  'Publishes an event in your transaction, or raises (WH001 to WH005). Returns its id; an id that is there already is a no-op. In PL/pgSQL: perform webhook_publish_tx(...).';
+  (text, text, jsonb, text, text, text[], text, text, text, text) is
+  'Publishes an event in your transaction, or raises (WH001 to WH006). Returns its id; an id that is there already is a no-op. In PL/pgSQL: perform webhook_publish_tx(...).';

@@ -1,8 +1,8 @@
 -- Finds an event that was fanned out, and with it the webhooks that it matched then.
 --
 -- Called by  webhookpub.redeliver.
--- Returns    the event. One of the direct path has no row, nor has one that has expired:
---            it is put together from its first deliveries, as far as they tell.
+-- Returns    the event. One that has expired is put together from its first deliveries, as far
+--            as they tell.
 -- Raises     WH020; WH022 when it has not been fanned out yet.
 
 create or replace function webhookpub.find_event (
@@ -38,7 +38,7 @@ begin
     raise exception using
       errcode = 'WH020',
       message = format('no such event: %s', coalesce(quote_literal(left(p_event_id, 210)), 'null')),
-      hint = 'Events are kept for settings.event_retention; one of the direct path only if it matched.';
+      hint = 'Events are kept for settings.event_retention.';
   end if;
   return v_event;
 end;

@@ -35,7 +35,7 @@ begin
       perform public.webhook_publish_tx(
         v_failure.event_type, v_failure.user_id, v_failure.data, v_failure.agent_id,
         v_failure.conversation_id, v_failure.labels, v_failure.message_id,
-        v_failure.dedup_key, v_failure.event_id
+        v_failure.dedup_key, v_failure.event_id, v_failure.ordering_key
       );
       delete from webhookpub.publish_failures as f where f.id = v_failure.id;
       v_count := v_count + 1;

@@ -575,8 +575,7 @@ void t.test("fifty sessions that publish the same id at once make one event", as
         (select count(*)::integer from webhookpub.events where id = ${id}) as events,
         (select count(*)::integer from webhookpub.envelopes_by_event where event_id = ${id}) as envelopes,
         (select count(*)::integer from webhookpub.deliveries where event_id = ${id}) as deliveries`;
-    const events = publish === "webhook_publish" ? 0 : 1;
-    t.strictSame(counts, { events, envelopes: 1, deliveries: 1 }, publish);
+    t.strictSame(counts, { events: 1, envelopes: 1, deliveries: 1 }, publish);
     await Promise.all(sessions.map((one) => one.end()));
   }
 });
@@ -616,7 +615,7 @@ void t.test("a rollback leaves nothing, and a commit everything", async (t) => {
     t.strictSame(await written(sql), NOTHING, publish);
   }
   for (const publish of PUBLISH_FUNCTIONS) await inTransaction(publish, "commit");
-  t.strictSame(await written(sql), { ...NOTHING, events: 2, envelopes: 3, deliveries: 1 });
+  t.strictSame(await written(sql), { ...NOTHING, events: 3, envelopes: 3, deliveries: 1 });
 });
 
 void t.test("a refused webhook_publish_tx takes the caller's work back with it", async (t) => {
@@ -698,56 +697,68 @@ void t.test("in a read-only transaction best effort warns, and the caller commit
 
 // The direct path ---------------------------------------------------------------------
 
-void t.test("webhook_publish inserts the deliveries at once, without an event", async (t) => {
-  const { sql } = await testDatabase(t);
-  const matching = await createWebhookWith(sql);
-  const labelled = await createWebhookWith(sql, { p_filters: '{"labels": ["vip"]}' });
-  await createWebhookWith(sql, { p_filters: '{"labels": ["other"]}' });
-  await createWebhookWith(sql, { p_user_id: "user_2", p_events: "{*}" });
+void t.test(
+  "webhook_publish inserts the deliveries at once, and an event that says so",
+  async (t) => {
+    const { sql } = await testDatabase(t);
+    const matching = await createWebhookWith(sql);
+    const labelled = await createWebhookWith(sql, { p_filters: '{"labels": ["vip"]}' });
+    await createWebhookWith(sql, { p_filters: '{"labels": ["other"]}' });
+    await createWebhookWith(sql, { p_user_id: "user_2", p_events: "{*}" });
 
-  const id = await publishBy("webhook_publish", sql, {
-    message_id: "msg_1",
-    agent_id: "agent_1",
-    labels: ["vip"],
-    data: '{"n": 1}',
-  });
-  const deliveries = await sql`
+    const id = await publishBy("webhook_publish", sql, {
+      message_id: "msg_1",
+      agent_id: "agent_1",
+      labels: ["vip"],
+      data: '{"n": 1}',
+    });
+    const deliveries = await sql`
     select webhook_id, event_id, event_type, message_id, status, attempts, replay_id
     from webhookpub.deliveries
     order by webhook_id`;
-  t.strictSame(
-    [...deliveries],
-    [matching.id, labelled.id].toSorted().map((webhook_id) => ({
-      webhook_id,
-      event_id: id,
-      event_type: "email.sent",
-      message_id: "msg_1",
-      status: "pending",
-      attempts: 0,
-      replay_id: null,
-    })),
-  );
-  t.strictSame(await written(sql), { ...NOTHING, envelopes: 1, deliveries: 2 });
-  const [row] = await sql`select envelope from webhookpub.envelopes_by_event`;
-  t.match(row?.["envelope"], '"data": {"n": 1}');
+    t.strictSame(
+      [...deliveries],
+      [matching.id, labelled.id].toSorted().map((webhook_id) => ({
+        webhook_id,
+        event_id: id,
+        event_type: "email.sent",
+        message_id: "msg_1",
+        status: "pending",
+        attempts: 0,
+        replay_id: null,
+      })),
+    );
+    t.strictSame(await written(sql), { ...NOTHING, events: 1, envelopes: 1, deliveries: 2 });
+    t.match(await sql`select status, attempts, matched_webhook_ids from webhookpub.events`, [
+      {
+        status: "processed",
+        attempts: 1,
+        matched_webhook_ids: [matching.id, labelled.id].toSorted(),
+      },
+    ]);
+    t.equal((await sql`select from webhookpub.explain_event(${id})`).count, 3);
+    const [row] = await sql`select envelope from webhookpub.envelopes_by_event`;
+    t.match(row?.["envelope"], '"data": {"n": 1}');
 
-  await sql`select webhookpub.wake()`;
-  const jobs = await sql`
+    await sql`select webhookpub.wake()`;
+    const jobs = await sql`
     select key from graphile_worker.jobs where task_identifier = 'webhook_deliver' order by key`;
-  t.strictSame(
-    jobs.map((job) => job["key"]),
-    [matching.id, labelled.id].toSorted(),
-    "the next tick finds them",
-  );
-});
+    t.strictSame(
+      jobs.map((job) => job["key"]),
+      [matching.id, labelled.id].toSorted(),
+      "the next tick finds them",
+    );
+  },
+);
 
-void t.test("webhook_publish leaves nothing behind when nobody listens", async (t) => {
+void t.test("webhook_publish leaves no delivery when nobody listens, but an event", async (t) => {
   const { sql, url } = await testDatabase(t);
   await createWebhookWith(sql, { p_events: "{email.received}" });
   const watched = noticeSession(t, url);
   t.equal(await publishBy("webhook_publish", watched.sql, { event_id: "alone" }), "alone");
   t.strictSame(watched.warnings(), []);
-  t.strictSame(await written(sql), NOTHING);
+  t.strictSame(await written(sql), { ...NOTHING, events: 1, envelopes: 1 });
+  t.match(await sql`select status from webhookpub.events`, [{ status: "no_match" }]);
 });
 
 // Nobody waits ------------------------------------------------------------------------
@@ -785,7 +796,7 @@ void t.test("publishers, fan-outs and operators do not make publishers wait", as
   t.match(await a`commit`, { command: "COMMIT" });
   for (const one of [fanOut, operator]) await one`commit`;
   const done = await written(sql);
-  t.strictSame(done, { ...done, events: 1 + 8, envelopes: 1 + 12, deliveries: 1 + 4 });
+  t.strictSame(done, { ...done, events: 1 + 12, envelopes: 1 + 12, deliveries: 1 + 4 });
 });
 
 void t.test("the same ids in opposite orders: one waits, nobody is lost", async (t) => {
@@ -892,5 +903,5 @@ void t.test("an open transaction that has published keeps no fan-out from waking
   await fanOut`set lock_timeout = '2s'`;
   t.match(await fanOut`select webhookpub.enter_fan_out() as entered`, [{ entered: true }]);
   await publisher`commit`;
-  t.equal((await written(sql)).events, 2);
+  t.equal((await written(sql)).events, 3);
 });

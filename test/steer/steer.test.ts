@@ -264,7 +264,6 @@ void t.test("an event of the direct path is replayed to whom it went", async (t)
   await createWebhook(sql, { events: "{email.received}" });
   const eventId = await publishBy("webhook_publish", sql, { message_id: "msg_1" });
   const [first] = await answerAll(sql, id, 200);
-  t.equal((await sql`select from webhookpub.events`).count, 0);
   t.match(await redeliver(sql, eventId), [{ webhook_id: id, outcome: "created" }]);
   const [again] = await answerAll(sql, id, 200);
   t.equal(again?.body, first?.body);

@@ -16,10 +16,16 @@ export function databaseOf(clusterUrl: string, name: string): string {
 }
 
 /** Starts a PostgreSQL for tests and migrates its template database. */
-export async function startTestCluster() {
+export async function startTestCluster(settings: readonly string[] = []) {
   const cluster = await startTemporaryPostgres({
     binaries: process.env["PG_BIN"],
-    settings: ["fsync=off", "max_connections=300", "deadlock_timeout=200ms"],
+    settings: [
+      "fsync=off",
+      "max_connections=300",
+      "deadlock_timeout=200ms",
+      "max_prepared_transactions=10",
+      ...settings,
+    ],
   });
   const sql = connect(cluster.url, { max: 1 });
   await sql.unsafe(`create database ${TEMPLATE}`);
