@@ -3,6 +3,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { diagnose, echo, type Finding, serverFacts } from "./database/calls.ts";
 import { connect, type Sql } from "./database/connect.ts";
 import { schemaFault } from "./schema.ts";
+import { refuseTransactionPooler } from "./database/pooler.ts";
+import { WebhookpubError } from "./errors.ts";
 import { version } from "./version.ts";
 
 /** What an examination found out. */
@@ -23,6 +25,8 @@ const ECHO_MS = 5000;
  * @throws what keeps it from looking: no connection, no right to
  */
 export async function examine(url: string): Promise<Report> {
+  const pooler = await checkPooler(url);
+  if (pooler) return { webhookpub: version, postgres: "behind it", findings: [pooler] };
   const sql = connect(url, { max: 1 });
   try {
     const asked = Date.now();
@@ -42,6 +46,17 @@ function checkClock(skewMs: number): Finding[] {
   if (Math.abs(skewMs) < SKEW_MS) return [];
   const finding = `the database's is ${Math.round(skewMs / 1000)} s off from that of this machine`;
   return [{ topic: "clock", finding, advice: "synchronise both, for example with chrony" }];
+}
+
+/** Through one that hands a session to several, nothing else can be looked at. */
+async function checkPooler(url: string): Promise<Finding | undefined> {
+  try {
+    await refuseTransactionPooler(url);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof WebhookpubError && error.code === "WH033")) throw error;
+    return { topic: "pooler", finding: error.message, advice: error.hint };
+  }
 }
 
 /** A worker is woken by NOTIFY, through whatever stands between. */

@@ -48,11 +48,13 @@ export async function startHere({ migrating }: { migrating: boolean }): Promise<
 
 async function work(url: string, stopped: Promise<string>): Promise<number> {
   await tryOut(url);
-  const runner = await run({
+  const options = {
     preset: { extends: [preset], worker: { connectionString: url } },
     taskDirectory: join(import.meta.dirname, "..", "tasks"),
     noHandleSignals: true,
-  });
+  };
+  // No crontab: one in this folder is a host's.
+  const runner = await run(options, undefined, []);
   const ended = runner.promise.then(
     () => "the worker pool ended by itself",
     (error: unknown) => `the worker pool ended: ${messageOf(error)}`,

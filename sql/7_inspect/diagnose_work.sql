@@ -11,6 +11,7 @@ as $$
   select v.topic, v.finding, v.advice
   from webhookpub.backlog as b
   cross join webhookpub.settings as s
+  cross join webhookpub.upkeep as u
   cross join (
     select count(*) as failing, max(j.last_error) as last_error
     from graphile_worker.jobs as j
@@ -53,6 +54,9 @@ as $$
       (j.failing > 0,
         'jobs', format('%s tasks fail: %s', j.failing, j.last_error),
         'look at graphile_worker.jobs'),
+      (u.finished_at < clock_timestamp() - interval '10 minutes',
+        'upkeep', format('it was last done at %s', u.finished_at),
+        'is a worker connected, and does its log say why?'),
       (p.ahead < '2 days',
         'upkeep', format('partitions end in %s', date_trunc('second', p.ahead)),
         'select * from webhookpub.maintain(), which a worker should call each minute')

@@ -5,6 +5,7 @@ import type { Sql } from "../../src/database/connect.ts";
 import { emptyDatabase, testDatabase } from "../support/database.ts";
 import { freePort } from "../support/example_receiver.ts";
 import { createLogin } from "../support/login.ts";
+import { NO_PGBOUNCER, startPgBouncer } from "../support/pgbouncer.ts";
 import { runProgram } from "../support/program.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
@@ -48,14 +49,9 @@ void t.test("what it can't look at is exit code 2, what is not there a finding",
   const { url } = await emptyDatabase(t);
   const empty = await doctor(url);
   t.equal(empty.code, 1);
-  t.match(empty.output, /schema: webhookpub is not installed[^]*-> run npm run migrate/);
+  t.match(empty.output, /schema: webhookpub is not installed[^]*-> Run: npm run migrate/);
   const database = await testDatabase(t);
-  await database.sql`
-    create or replace function webhookpub.version() returns text
-      language sql immutable return '99.0.0'`;
-  t.match((await examine(database.url)).findings, [
-    { topic: "schema", finding: /it is of webhookpub 99\.0\.0, this is / },
-  ]);
+  await database.sql`update webhookpub.migrations set name = '999999'`;
   const stranger = await createLogin(t, database);
   t.equal((await doctor(stranger.url)).code, 2, "who may not look");
 });
@@ -112,6 +108,11 @@ const FAULTS: readonly { what: string; make(sql: Sql, t: Test): Promise<unknown>
       says: /^privileges: PUBLIC: EXECUTE on routine webhookpub\.rotate_secret/,
     },
     {
+      what: "nobody does upkeep",
+      make: (sql) => sql`update webhookpub.upkeep set finished_at = now() - interval '11 minutes'`,
+      says: /^upkeep: it was last done at /,
+    },
+    {
       what: "partitions end",
       make: async (sql) => {
         const partitions = await sql<{ name: string }[]>`
@@ -162,4 +163,14 @@ void t.test("it finds transactions that stay open", async (t) => {
     found.join("\n"),
   );
   await open`rollback`;
+});
+
+void t.test("it finds PgBouncer in transaction mode", { skip: NO_PGBOUNCER }, async (t) => {
+  const { url } = await testDatabase(t);
+  const through = await startPgBouncer(t, url, "transaction", [
+    "ignore_startup_parameters = extra_float_digits",
+  ]);
+  const { code, output } = await doctor(through);
+  t.equal(code, 1, output);
+  t.match(output, /^pooler: .*transaction mode[^]*-> /m);
 });

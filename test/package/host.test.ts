@@ -26,14 +26,15 @@ const HOST_TASK = `export default async (payload, { query }) => {
 };
 `;
 
-async function makeHost(project: Project): Promise<void> {
-  await project.write("graphile.config.mjs", HOST_CONFIG);
+async function makeHost(project: Project, config = HOST_CONFIG): Promise<void> {
+  await project.write("graphile.config.mjs", config);
   await project.write("tasks/greet.mjs", HOST_TASK);
   await project.write("crontab", '0 4 * * * greet ?jobKey=nightly {name: "cron"}\n');
 }
 
+const project = await installProject(t);
+
 void t.test("beside the host's tasks, crontab and plugins, in one process", async (t) => {
-  const project = await installProject(t);
   await makeHost(project);
   const { url, sql } = await emptyDatabase(t);
   const env = { DATABASE_URL: url };
@@ -57,4 +58,32 @@ void t.test("beside the host's tasks, crontab and plugins, in one process", asyn
   await worker.stop();
   const locked = await sql`select from graphile_worker.jobs where locked_at is not null`;
   t.equal(locked.count, 0);
+});
+
+void t.test("beside the host's worker, as a process of its own", async (t) => {
+  await makeHost(
+    project,
+    `import { WorkerPreset } from "graphile-worker";\nexport default { extends: [WorkerPreset] };\n`,
+  );
+  const { url, sql } = await emptyDatabase(t);
+  const env = { DATABASE_URL: url };
+  const host = await project.start(
+    // Without webhookpub's plugin, npx would leave it an orphan.
+    [process.execPath, "node_modules/graphile-worker/dist/cli.js"],
+    env,
+  );
+  await host.printed("looking for jobs");
+  const worker = await project.start(["npx", "webhookpub", "start"], env);
+  await worker.printed("looking for jobs");
+  t.notMatch(host.output(), "webhook_");
+  t.notMatch(worker.output(), "greet");
+  await sql`create table greetings (name text)`;
+  await sql`update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
+  const receiver = await startReceiver(t);
+  await sql`select webhookpub.create_webhook('user_1', ${receiver.url()}, '{*}')`;
+  await sql`select graphile_worker.add_job('greet', '{"name": "Ada"}')`;
+  await sql`select webhook_publish_tx('email.sent', 'user_1', '{}')`;
+  await receiver.received(1);
+  await until(async () => (await sql`select from greetings`).count === 1, "the host's task");
+  await Promise.all([host.stop(), worker.stop()]);
 });

@@ -167,6 +167,7 @@ void t.test("an upgrade begins at a release", async (t) => {
   await sql`
     create or replace function webhookpub.version() returns text
       language sql immutable return '0.0.9'`;
+  await sql`update webhookpub.migrations set name = '000001'`;
   const { code, output } = await runProgram("src/cli/webhookpub.ts migrate", { DATABASE_URL: url });
   t.equal(code, 1);
   t.match(output, /WH030: webhookpub 0\.0\.9 was installed by migrations of your own/);
