@@ -1,5 +1,5 @@
 --! Previous: sha1:8e7b53f9d86727ef56dad763f07727576fd3a269
---! Hash: sha1:ccbe53ee464f972c6f5a8d831bca488235400324
+--! Hash: sha1:8e25d77868c3fdae4a2751f51de4a93ea19cffd2
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -5334,6 +5334,7 @@ as $$
   select v.topic, v.finding, v.advice
   from webhookpub.backlog as b
   cross join webhookpub.settings as s
+  cross join webhookpub.upkeep as u
   cross join (
     select count(*) as failing, max(j.last_error) as last_error
     from graphile_worker.jobs as j
@@ -5376,6 +5377,9 @@ as $$
       (j.failing > 0,
         'jobs', format('%s tasks fail: %s', j.failing, j.last_error),
         'look at graphile_worker.jobs'),
+      (u.finished_at < clock_timestamp() - interval '10 minutes',
+        'upkeep', format('it was last done at %s', u.finished_at),
+        'is a worker connected, and does its log say why?'),
       (p.ahead < '2 days',
         'upkeep', format('partitions end in %s', date_trunc('second', p.ahead)),
         'select * from webhookpub.maintain(), which a worker should call each minute')
@@ -6457,4 +6461,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'f9b9e0c31bd3ccf81a2ae7d6d0d0faf5f6a1fff7eefb5485aac0c2eed902640e');
+  ('000002', '7d3cca943f2364da4d41c2081a008ea280c67e6e21726355c1f9584b956b73a8');

@@ -52,6 +52,9 @@ void t.test("what it can't look at is exit code 2, what is not there a finding",
   t.match(empty.output, /schema: webhookpub is not installed[^]*-> Run: npm run migrate/);
   const database = await testDatabase(t);
   await database.sql`update webhookpub.migrations set name = '999999'`;
+  t.match((await examine(database.url)).findings, [
+    { topic: "schema", finding: /this webhookpub is older than the database/ },
+  ]);
   const stranger = await createLogin(t, database);
   t.equal((await doctor(stranger.url)).code, 2, "who may not look");
 });
