@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { EnvironmentError } from "../errors.ts";
 
 /** How TLS is wanted: libpq's modes. allow is prefer, which reaches the same servers. */
-export type TlsMode = "disable" | "prefer" | "require" | "verify-ca" | "verify-full";
+type TlsMode = "disable" | "prefer" | "require" | "verify-ca" | "verify-full";
 
 /** Where a server may be. */
 export interface Host {

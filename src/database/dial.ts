@@ -39,7 +39,7 @@ export function targetOf(text: string): Target {
  * @param onSocket hears of each socket before it is connected, for who may have to cut it off
  * @throws why the last of them could not be reached
  */
-export async function dial(
+async function dial(
   target: Target,
   onSocket: (socket: Socket) => void = () => {},
 ): Promise<Dialed> {

@@ -73,7 +73,7 @@ export function makeGuard(policy: Policy): Guard {
 }
 
 /** The port that a URL means. */
-export function portOf(url: URL): number {
+function portOf(url: URL): number {
   return Number(url.port) || (url.protocol === "http:" ? 80 : 443);
 }
 

@@ -1,5 +1,5 @@
 /** A response, as far as it matters to whoever sent a webhook. */
-export interface Response {
+interface Response {
   readonly statusCode: number;
   /** The first 4 KiB of the body as text; a body that breaks off or never ends changes nothing. */
   readonly body: string;
@@ -7,7 +7,7 @@ export interface Response {
 }
 
 /** What came is no response. */
-export class ResponseError extends Error {}
+class ResponseError extends Error {}
 
 /** Reads the responses of a connection, one after the other. */
 export interface ResponseReader {
