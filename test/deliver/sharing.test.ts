@@ -4,7 +4,7 @@ import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { type Received, startReceiver } from "../support/receiver.ts";
 import { createWebhook, publish } from "../support/scene.ts";
-import { until } from "../support/until.ts";
+import { untilNone } from "../support/until.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
 const USERS = 6;
@@ -44,13 +44,23 @@ async function publishAll(sql: Sql): Promise<void> {
   }
 }
 
+/** However long it takes: as long as there are less and less. */
 async function allDelivered(sql: Sql): Promise<void> {
-  await until(async () => {
+  const left = async () => {
     const [row] = await sql<[{ delivered: number }]>`
       select count(*)::integer as delivered
       from webhookpub.deliveries where status = 'delivered'`;
-    return row.delivered === DELIVERIES;
-  }, "the deliveries");
+    return DELIVERIES - row.delivered;
+  };
+  await untilNone(left, "the deliveries", async () => {
+    const waiting = await sql`
+      select waits_for, last_error, attempts, count(*)
+      from webhookpub.delivery_log where status = 'pending' group by 1, 2, 3`;
+    const failed = await sql`
+      select error, count(*), min(duration_ms), max(duration_ms)
+      from webhookpub.attempts where error is not null group by 1`;
+    return JSON.stringify({ waiting, failed });
+  });
 }
 
 /** None was lost, and none came twice. */

@@ -72,7 +72,7 @@ export async function startReceiver(t: Test): Promise<Receiver> {
       });
     });
   });
-  await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
+  await new Promise<void>((listening) => server.listen(0, "127.0.0.1", 4096, listening));
   const { port } = server.address() as AddressInfo;
   t.teardown(() => {
     server.closeAllConnections();
