@@ -174,8 +174,9 @@ create table webhookpub.webhooks (
     check ((circuit_opened_at is null) = (circuit_retry_at is null))
 ) with (fillfactor = 80);
 create index webhooks_by_user on webhookpub.webhooks (user_id);
+create index webhooks_deleted on webhookpub.webhooks (deleted_at) where deleted_at is not null;
 create index webhooks_circuit_retry
-  on webhookpub.webhooks (circuit_retry_at) where circuit_retry_at is not null;
+  on webhookpub.webhooks (circuit_retry_at) where circuit_retry_at is not null and enabled;
 
 --!include 4_record/tg_webhooks__tell.sql
 
@@ -215,7 +216,7 @@ comment on column webhookpub.webhooks.failing_since is
   'First failed attempt since the last success, as far as it was noticed; null while all is well.';
 comment on column webhookpub.webhooks.failures is
   'Failed attempts since the last success, about, counted up to settings.auto_disable_min_failures.';
-comment on column webhookpub.webhooks.deleted_at is 'Deleted ones stay as history.';
+comment on column webhookpub.webhooks.deleted_at is 'Deleted ones stay as long as their history.';
 comment on column webhookpub.webhooks.filter_agent_ids is 'filters.agent_ids, unpacked.';
 comment on column webhookpub.webhooks.filter_conversation_ids is
   'filters.conversation_ids, unpacked.';

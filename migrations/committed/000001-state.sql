@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:8e7b53f9d86727ef56dad763f07727576fd3a269
+--! Hash: sha1:5eccda1e60e0dd66812f837f50d255f9e4fa6b71
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -249,8 +249,9 @@ create table webhookpub.webhooks (
     check ((circuit_opened_at is null) = (circuit_retry_at is null))
 ) with (fillfactor = 80);
 create index webhooks_by_user on webhookpub.webhooks (user_id);
+create index webhooks_deleted on webhookpub.webhooks (deleted_at) where deleted_at is not null;
 create index webhooks_circuit_retry
-  on webhookpub.webhooks (circuit_retry_at) where circuit_retry_at is not null;
+  on webhookpub.webhooks (circuit_retry_at) where circuit_retry_at is not null and enabled;
 
 --! Included 4_record/tg_webhooks__tell.sql
 -- Tells the session that changes it when a webhook goes on, off, or is left alone.
@@ -331,7 +332,7 @@ comment on column webhookpub.webhooks.failing_since is
   'First failed attempt since the last success, as far as it was noticed; null while all is well.';
 comment on column webhookpub.webhooks.failures is
   'Failed attempts since the last success, about, counted up to settings.auto_disable_min_failures.';
-comment on column webhookpub.webhooks.deleted_at is 'Deleted ones stay as history.';
+comment on column webhookpub.webhooks.deleted_at is 'Deleted ones stay as long as their history.';
 comment on column webhookpub.webhooks.filter_agent_ids is 'filters.agent_ids, unpacked.';
 comment on column webhookpub.webhooks.filter_conversation_ids is
   'filters.conversation_ids, unpacked.';

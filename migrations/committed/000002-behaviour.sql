@@ -1,5 +1,5 @@
---! Previous: sha1:8e7b53f9d86727ef56dad763f07727576fd3a269
---! Hash: sha1:8e25d77868c3fdae4a2751f51de4a93ea19cffd2
+--! Previous: sha1:5eccda1e60e0dd66812f837f50d255f9e4fa6b71
+--! Hash: sha1:925ebc839f8ccc972d7c53eee19ee81f809867b9
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -4118,7 +4118,7 @@ begin
   -- What became due before a circuit's pause was over is older than that.
   select v_webhook_ids || array_agg(w.id) into v_webhook_ids
   from webhookpub.webhooks as w
-  where w.circuit_retry_at <= v_now;
+  where w.circuit_retry_at <= v_now and w.enabled;
   -- And so is what was lost and waits to be tried.
   select v_webhook_ids || s.webhook_ids into v_webhook_ids
   from webhookpub.due_suspects(null, v_now) as s;
@@ -4209,7 +4209,9 @@ comment on function webhookpub.wake_suspects (timestamptz) is
 -- Locks      the deliveries, skipping those that somebody else holds.
 -- Returns    how many.
 
-create or replace function webhookpub.cancel_deleted ()
+create or replace function webhookpub.cancel_deleted (
+  p_now timestamptz default clock_timestamp()
+)
   returns bigint
   language sql
   volatile
@@ -4227,14 +4229,18 @@ as $$
       where q.webhook_id = w.id
       for update skip locked
     ) as q
-    where w.deleted_at is not null
+    -- The last chance is before it is removed.
+    where w.deleted_at > p_now - interval '1 day'
+      or w.deleted_at <= (
+        select p_now - s.delivery_retention from webhookpub.settings as s
+      )
   )
   select webhookpub.end_deliveries(
     array(select p.delivery_id from pending as p), 'cancelled'
   );
 $$;
 
-comment on function webhookpub.cancel_deleted () is
+comment on function webhookpub.cancel_deleted (timestamptz) is
   'Cancels pending deliveries of deleted webhooks; returns how many.';
 --! EndIncluded 6_maintain/cancel_deleted.sql
 --! Included 6_maintain/create_partition.sql
@@ -4302,7 +4308,7 @@ comment on function webhookpub.create_partition (regclass, date) is
 -- DEFAULT, because none was made for days, comes before that: attaching a partition reads all
 -- that DEFAULT has, while everybody waits.
 --
--- Called by  webhookpub.maintain; the migration that makes the first ones.
+-- Called by  webhookpub.keep_partitions; the migration that makes the first ones.
 -- Locks      those of webhookpub.create_partition and webhookpub.settle_strays.
 -- Returns    how many were made, or steps towards one; at most p_limit. With a limit of one,
 --            nobody waits for more than that.
@@ -4467,6 +4473,53 @@ $$;
 comment on function webhookpub.delete_failed_jobs (timestamptz) is
   'Removes jobs of our tasks that are out of attempts or whose worker was killed; returns how many.';
 --! EndIncluded 6_maintain/delete_failed_jobs.sql
+--! Included 6_maintain/delete_webhooks.sql
+-- Removes webhooks that were deleted so long ago that nothing of their history is kept.
+--
+-- Called by  webhookpub.maintain.
+-- Locks      those webhooks, skipping those that somebody else holds.
+-- Returns    how many, up to p_limit.
+
+create or replace function webhookpub.delete_webhooks (
+  p_limit integer default 1000,
+  p_now timestamptz default clock_timestamp()
+)
+  returns bigint
+  language plpgsql
+  volatile
+  -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
+  set plan_cache_mode = force_custom_plan
+  set enable_seqscan = off
+  set jit = off
+as $$
+declare
+  -- Attempts leave by the day, so some are kept for up to a day longer.
+  v_before constant timestamptz := p_now - interval '1 day' - (
+    select greatest(s.event_retention, s.delivery_retention, s.attempt_retention)
+    from webhookpub.settings as s
+  );
+  v_count bigint;
+begin
+  delete from webhookpub.webhooks as w
+  where w.ctid = any (array(
+    select w.ctid
+    from webhookpub.webhooks as w
+    where w.deleted_at <= v_before
+      and not exists (
+        select from webhookpub.delivery_history as h where h.webhook_id = w.id offset 0
+      )
+    order by w.deleted_at
+    limit p_limit
+    for update skip locked
+  ));
+  get diagnostics v_count = row_count;
+  return v_count;
+end;
+$$;
+
+comment on function webhookpub.delete_webhooks (integer, timestamptz) is
+  'Removes up to p_limit webhooks that were deleted and have no history any more; returns how many.';
+--! EndIncluded 6_maintain/delete_webhooks.sql
 --! Included 6_maintain/disable_failing.sql
 -- Disables webhooks that have only failed for too long.
 --
@@ -4510,7 +4563,7 @@ comment on function webhookpub.disable_failing (timestamptz) is
 --! Included 6_maintain/drop_partitions.sql
 -- Drops the oldest partition that nobody needs any more.
 --
--- Called by  webhookpub.maintain.
+-- Called by  webhookpub.keep_partitions.
 -- Locks      the partitioned table, for the instant of the drop; it gives up after 50 ms
 --            and is tried again in the next round. One a round: the lock is held until
 --            the round commits, and the next round follows soon.
@@ -4601,6 +4654,35 @@ $$;
 comment on function webhookpub.envelopes_are_needed (timestamptz, timestamptz) is
   'Whether an event or a pending delivery of that time is still there.';
 --! EndIncluded 6_maintain/envelopes_are_needed.sql
+--! Included 6_maintain/expire_secrets.sql
+-- Erases the secrets whose grace after a rotation has ended.
+--
+-- Called by  webhookpub.maintain.
+-- Locks      those secrets, skipping those that somebody else holds.
+-- Returns    how many.
+
+create or replace function webhookpub.expire_secrets (
+  p_now timestamptz default clock_timestamp()
+)
+  returns bigint
+  language plpgsql
+  volatile
+as $$
+declare
+  v_count bigint;
+begin
+  delete from webhookpub.secrets as s
+  where s.id = any (array(
+    select x.id from webhookpub.secrets as x where x.expires_at <= p_now for update skip locked
+  ));
+  get diagnostics v_count = row_count;
+  return v_count;
+end;
+$$;
+
+comment on function webhookpub.expire_secrets (timestamptz) is
+  'Erases the secrets whose grace has ended; returns how many.';
+--! EndIncluded 6_maintain/expire_secrets.sql
 --! Included 6_maintain/has_strays.sql
 -- Says whether rows had to go to a table's DEFAULT partition.
 --
@@ -4628,6 +4710,46 @@ $$;
 comment on function webhookpub.has_strays (regclass) is
   'Whether the DEFAULT partition of envelopes or attempts has rows.';
 --! EndIncluded 6_maintain/has_strays.sql
+--! Included 6_maintain/keep_partitions.sql
+-- Drops a partition that has expired or makes one that is missing: one a round, for the locks of
+-- one table are held until it commits, and with those of another it would wait for that, too.
+--
+-- Called by  webhookpub.maintain.
+-- Locks      those of webhookpub.drop_partitions or webhookpub.create_partitions.
+-- Returns    how many of each.
+
+create or replace function webhookpub.keep_partitions (
+  p_now timestamptz,
+  out dropped bigint,
+  out created bigint
+)
+  language plpgsql
+  volatile
+as $$
+declare
+  v_settings constant webhookpub.settings := (select s from webhookpub.settings as s);
+begin
+  created := 0;
+  dropped := webhookpub.drop_partitions(
+    'webhookpub.envelopes', p_now - v_settings.event_retention
+  );
+  if dropped = 0 then
+    dropped := webhookpub.drop_partitions(
+      'webhookpub.attempts', p_now - v_settings.attempt_retention
+    );
+  end if;
+  if dropped = 0 then
+    created := webhookpub.create_partitions('webhookpub.envelopes', p_limit => 1);
+    if created = 0 then
+      created := webhookpub.create_partitions('webhookpub.attempts', p_limit => 1);
+    end if;
+  end if;
+end;
+$$;
+
+comment on function webhookpub.keep_partitions (timestamptz) is
+  'Drops a partition of envelopes or attempts that has expired, or makes one; returns how many of each.';
+--! EndIncluded 6_maintain/keep_partitions.sql
 --! Included 6_maintain/maintain.sql
 -- One round of upkeep. With nothing to do it costs almost nothing.
 --
@@ -4651,57 +4773,29 @@ create or replace function webhookpub.maintain ()
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_settings webhookpub.settings;
   v_expired record;
-  v_changed boolean;
+  v_partitions record;
 begin
   if not pg_try_advisory_xact_lock(2003006834, 1) then
     return;
   end if;
-  select s.* into v_settings from webhookpub.settings as s;
-
   return query values
     ('disable_failing', webhookpub.disable_failing(v_now)),
-    ('cancel_deleted', webhookpub.cancel_deleted()),
-    ('delete_failed_jobs', webhookpub.delete_failed_jobs(v_now));
-
-  task := 'expire_secrets';
-  delete from webhookpub.secrets as s
-  where s.id = any (array(
-    select x.id from webhookpub.secrets as x where x.expires_at <= v_now for update skip locked
-  ));
-  get diagnostics affected = row_count;
-  return next;
+    ('cancel_deleted', webhookpub.cancel_deleted(v_now)),
+    ('delete_failed_jobs', webhookpub.delete_failed_jobs(v_now)),
+    ('expire_secrets', webhookpub.expire_secrets(v_now));
 
   v_expired := webhookpub.delete_expired(5000, v_now);
   return query values
     ('delete_events', v_expired.events),
-    ('delete_deliveries', v_expired.deliveries);
+    ('delete_deliveries', v_expired.deliveries),
+    ('delete_webhooks', webhookpub.delete_webhooks(1000, v_now));
 
-  -- The locks of one table only, in one round: with them held, it never waits for another.
-  task := 'drop_partitions';
-  affected := webhookpub.drop_partitions(
-    'webhookpub.envelopes', v_now - v_settings.event_retention
-  );
-  if affected = 0 then
-    affected := webhookpub.drop_partitions(
-      'webhookpub.attempts', v_now - v_settings.attempt_retention
-    );
-  end if;
-  v_changed := affected > 0;
-  return next;
-
-  task := 'create_partitions';
-  affected := 0;
-  if not v_changed then
-    affected := webhookpub.create_partitions('webhookpub.envelopes', p_limit => 1);
-    if affected = 0 then
-      affected := webhookpub.create_partitions('webhookpub.attempts', p_limit => 1);
-    end if;
-    v_changed := affected > 0;
-  end if;
-  return next;
-  if v_changed then
+  v_partitions := webhookpub.keep_partitions(v_now);
+  return query values
+    ('drop_partitions', v_partitions.dropped),
+    ('create_partitions', v_partitions.created);
+  if v_partitions.dropped + v_partitions.created > 0 then
     perform set_config('idle_in_transaction_session_timeout', '5s', true);
   end if;
   update webhookpub.upkeep as u set finished_at = clock_timestamp();
@@ -6461,4 +6555,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '7d3cca943f2364da4d41c2081a008ea280c67e6e21726355c1f9584b956b73a8');
+  ('000002', '558c8ec9a649dc9ed6de0bd7f2193734c8002f5762ed3638a4145058fca6e7dc');

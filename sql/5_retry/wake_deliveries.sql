@@ -32,7 +32,7 @@ begin
   -- What became due before a circuit's pause was over is older than that.
   select v_webhook_ids || array_agg(w.id) into v_webhook_ids
   from webhookpub.webhooks as w
-  where w.circuit_retry_at <= v_now;
+  where w.circuit_retry_at <= v_now and w.enabled;
   -- And so is what was lost and waits to be tried.
   select v_webhook_ids || s.webhook_ids into v_webhook_ids
   from webhookpub.due_suspects(null, v_now) as s;

@@ -4,7 +4,9 @@
 -- Locks      the deliveries, skipping those that somebody else holds.
 -- Returns    how many.
 
-create or replace function webhookpub.cancel_deleted ()
+create or replace function webhookpub.cancel_deleted (
+  p_now timestamptz default clock_timestamp()
+)
   returns bigint
   language sql
   volatile
@@ -22,12 +24,16 @@ as $$
       where q.webhook_id = w.id
       for update skip locked
     ) as q
-    where w.deleted_at is not null
+    -- The last chance is before it is removed.
+    where w.deleted_at > p_now - interval '1 day'
+      or w.deleted_at <= (
+        select p_now - s.delivery_retention from webhookpub.settings as s
+      )
   )
   select webhookpub.end_deliveries(
     array(select p.delivery_id from pending as p), 'cancelled'
   );
 $$;
 
-comment on function webhookpub.cancel_deleted () is
+comment on function webhookpub.cancel_deleted (timestamptz) is
   'Cancels pending deliveries of deleted webhooks; returns how many.';

@@ -2,7 +2,7 @@
 -- DEFAULT, because none was made for days, comes before that: attaching a partition reads all
 -- that DEFAULT has, while everybody waits.
 --
--- Called by  webhookpub.maintain; the migration that makes the first ones.
+-- Called by  webhookpub.keep_partitions; the migration that makes the first ones.
 -- Locks      those of webhookpub.create_partition and webhookpub.settle_strays.
 -- Returns    how many were made, or steps towards one; at most p_limit. With a limit of one,
 --            nobody waits for more than that.

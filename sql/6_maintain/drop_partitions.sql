@@ -1,6 +1,6 @@
 -- Drops the oldest partition that nobody needs any more.
 --
--- Called by  webhookpub.maintain.
+-- Called by  webhookpub.keep_partitions.
 -- Locks      the partitioned table, for the instant of the drop; it gives up after 50 ms
 --            and is tried again in the next round. One a round: the lock is held until
 --            the round commits, and the next round follows soon.

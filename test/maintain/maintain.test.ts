@@ -5,7 +5,7 @@ import { maintain as maintainOnce, recordAttempts } from "../../src/database/cal
 import { leaseDeliveries } from "../support/leases.ts";
 import { maintainUntilDone } from "../../src/maintain.ts";
 import { testDatabase } from "../support/database.ts";
-import { tablesReadThrough } from "../support/plans.ts";
+import { explained, tablesReadThrough } from "../support/plans.ts";
 import { createWebhook, publish } from "../support/scene.ts";
 import { until } from "../support/until.ts";
 import { backendOf } from "../support/waiting.ts";
@@ -817,6 +817,58 @@ void t.test("a delivery that slipped in while its webhook was deleted is cancell
     new Set([`${id} cancelled 2`, `${other.id} pending 2`]),
   );
   t.match(await maintain(sql), { cancel_deleted: 0 });
+});
+
+void t.test("a deleted webhook goes when nothing of its history is kept", async (t) => {
+  const { sql } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  const other = await createWebhook(sql);
+  await publish(sql);
+  await sql`select webhookpub.fan_out()`;
+  await sql`select webhookpub.delete_webhook(${id})`;
+  const age = async (days: number) => {
+    await sql`update webhookpub.webhooks set deleted_at = now() - ${days} * interval '1 day'
+      where id = ${id}`;
+    return await maintain(sql);
+  };
+  t.match(await age(0), { delete_webhooks: 0 });
+  t.match(await age(92), { delete_webhooks: 0 }, "its delivery is there");
+  await sql`delete from webhookpub.delivery_history where webhook_id = ${id}`;
+  t.match(await age(90), { delete_webhooks: 0 }, "attempts may be kept for a day longer");
+  t.match(await age(92), { delete_webhooks: 1 });
+  t.equal((await sql`select from webhookpub.webhooks where id = ${id}`).count, 0);
+  t.equal((await sql`select from webhookpub.webhooks where id = ${other.id}`).count, 1);
+});
+
+void t.test("webhooks that are disabled or deleted cost ticks and batches nothing", async (t) => {
+  const { sql } = await testDatabase(t);
+  await createWebhook(sql);
+  const cost = async () => {
+    const own = { tick: 0, round: 0, batch: 0 };
+    // The second time, with what is read once in a session.
+    for (let n = 0; n < 2; n += 1) {
+      own.tick = (await explained(sql, "select webhookpub.wake('10 seconds')")).buffers;
+      own.round = (await explained(sql, "select from webhookpub.maintain()")).buffers;
+      await publish(sql, { count: 1 });
+      own.batch = (await explained(sql, "select webhookpub.fan_out_batch()")).buffers;
+    }
+    return own;
+  };
+  const before = await cost();
+  await sql`
+    insert into webhookpub.webhooks
+      (id, user_id, url, events, retry_schedule, enabled, disabled_at, disabled_reason, deleted_at,
+       circuit_opened_at, circuit_retry_at, failing_since, failures)
+    select 'wh_' || n, 'user_' || n % 500, 'https://receiver.example/', '{*}', '{1 min}', false, now(), 'x',
+      case when n <= 1000 then now() - interval '2 days' end,
+      now() - interval '80 hours', now() - interval '1 hour', now() - interval '80 hours', 50
+    from generate_series(1, 51000) as n`;
+  await sql`vacuum analyze webhookpub.webhooks`;
+  const after = await cost();
+  t.comment(before, after);
+  t.ok(after.tick < before.tick + 100, "a tick");
+  t.ok(after.batch < before.batch + 1000, "a batch");
+  t.ok(after.round < before.round + 5000, "a round, once a minute, reads them once");
 });
 
 void t.test("whatever is due gets a job, and nothing else", async (t) => {
