@@ -15,6 +15,9 @@ export interface Migration {
 /** Where the committed migrations are. */
 export const migrationsFolder = join(root, "migrations");
 
+/** The hash of the first migration of the chain before the first release. */
+export const FIRST_OF_OLD_CHAIN = "sha1:e7b1b8f400dffe9437de142893f075b88893a125";
+
 const MARKER =
   /^insert into webhookpub\.migrations \(name, hash\) values\n {2}\('(\d{6})', '(\w+)'\);$/m;
 

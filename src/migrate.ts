@@ -5,6 +5,7 @@ import { pathToFileURL } from "node:url";
 import { Logger as MigrateLogger, migrate as runCommitted } from "graphile-migrate";
 import { Logger as WorkerLogger, runMigrations } from "graphile-worker";
 import {
+  FIRST_OF_OLD_CHAIN,
   committedObjects,
   committedTables,
   committedTexts,
@@ -22,8 +23,6 @@ import { checkDatabase } from "./preflight.ts";
 import { differs, older } from "./schema.ts";
 
 const APPLICATION_NAME = "webhookpub-migrate";
-/** Of the chain of migrations before the first release. */
-const FIRST_OF_OLD_CHAIN = "sha1:e7b1b8f400dffe9437de142893f075b88893a125";
 const LEDGER_HINT = `Your application uses graphile-migrate, too, and its ledger has room for one owner.
 Install webhookpub with your own migrations instead: run \`npx graphile-worker --schema-only\`,
 then add what \`${runs("sql")}\` prints to your migrations.`;

@@ -37,7 +37,7 @@ begin
 
   -- Neither where webhooks may point nor for how long things are kept.
   grant update (
-    publish_enabled, max_payload_bytes, max_webhooks_per_user, request_timeout,
+    publish_enabled, deliver_enabled, max_payload_bytes, max_webhooks_per_user, request_timeout,
     auto_disable_after, auto_disable_min_failures
   ) on webhookpub.settings to webhookpub_operator;
   grant insert on webhookpub.event_types to webhookpub_operator;

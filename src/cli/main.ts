@@ -37,6 +37,10 @@ const commands: Record<string, { does: string; load(): Promise<Command> }> = {
     does: "shows the whole pipeline in half a minute",
     load: async () => (await import("./demo.ts")).demo,
   },
+  uninstall: {
+    does: "removes webhookpub from a database",
+    load: async () => (await import("./uninstall.ts")).uninstall,
+  },
 };
 
 const usage = () => `webhookpub COMMAND [flags]

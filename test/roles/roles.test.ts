@@ -196,6 +196,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   requests_allowed: [NOBODY, `webhookpub.requests_allowed(null, ${now})`],
   tg_event_types__copy_names: [NOBODY, "webhookpub.tg_event_types__copy_names()"],
   tg_webhooks__tell: [NOBODY, "webhookpub.tg_webhooks__tell()"],
+  delivery_is_on: [NOBODY, "webhookpub.delivery_is_on()"],
   hmac_sha256: [NOBODY, "webhookpub.hmac_sha256('a', 'b')"],
   sign_standard: [NOBODY, "webhookpub.sign_standard('whsec_AAAA', 'evt_1', 1, '')"],
   sign_stripe: [NOBODY, "webhookpub.sign_stripe('whsec_AAAA', 1, '')"],
@@ -294,6 +295,7 @@ const WRITABLE: Record<string, readonly string[]> = {
   settings: [
     "auto_disable_after",
     "auto_disable_min_failures",
+    "deliver_enabled",
     "max_payload_bytes",
     "max_webhooks_per_user",
     "publish_enabled",
