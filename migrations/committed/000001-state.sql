@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:5eccda1e60e0dd66812f837f50d255f9e4fa6b71
+--! Hash: sha1:54213264aec175f1740fb3843e3da06a6406d70c
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -82,6 +82,7 @@ create table webhookpub.settings (
   one_row boolean primary key default true,
   publish_enabled boolean not null default true,
   notify_enabled boolean not null default true,
+  deliver_enabled boolean not null default true,
   allow_http boolean not null default false,
   allowed_networks cidr[] not null default '{}',
   max_payload_bytes integer not null default 262144,
@@ -120,6 +121,8 @@ comment on column webhookpub.settings.publish_enabled is
   'Kill switch: when false, publishing writes nothing and returns null; pending deliveries go on.';
 comment on column webhookpub.settings.notify_enabled is
   'Whether a publisher wakes a sleeping fan-out by NOTIFY, which a prepared transaction may not hold; else the tick finds its event within about a second.';
+comment on column webhookpub.settings.deliver_enabled is
+  'When false nothing is sent, and what is pending waits: for a copy of a database, or an emergency.';
 comment on column webhookpub.settings.allow_http is 'Permit http:// URLs and port 80.';
 comment on column webhookpub.settings.allowed_networks is
   'Networks that are reachable although they are not public, on any port.';

@@ -1,5 +1,5 @@
---! Previous: sha1:5eccda1e60e0dd66812f837f50d255f9e4fa6b71
---! Hash: sha1:925ebc839f8ccc972d7c53eee19ee81f809867b9
+--! Previous: sha1:54213264aec175f1740fb3843e3da06a6406d70c
+--! Hash: sha1:9348bce315323485c79a2e6462ecda54a584583d
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2624,6 +2624,29 @@ comment on function webhookpub.unmatched_clause
   (webhookpub.webhooks, webhookpub.events, text[], jsonb, timestamptz) is
   'The first clause of a webhook that an event does not satisfy; null when it matches. Raises WH023 after p_until.';
 --! EndIncluded 2_fan_out/unmatched_clause.sql
+--! Included 3_deliver/delivery_is_on.sql
+-- Says whether anything may be sent: not while settings.deliver_enabled is false, nor in a
+-- database whose own setting webhookpub.deliver_enabled is off.
+--
+-- Called by  webhookpub.lease_deliveries; webhookpub.diagnose_work.
+--
+-- The second is for copies: alter database … set it before there is anything in it, and no worker
+-- can be faster.
+
+create or replace function webhookpub.delivery_is_on ()
+  returns boolean
+  language sql
+  stable
+as $$
+  select s.deliver_enabled
+    and coalesce(pg_catalog.current_setting('webhookpub.deliver_enabled', true), 'on')
+      not in ('off', 'false', 'no', '0')
+  from webhookpub.settings as s;
+$$;
+
+comment on function webhookpub.delivery_is_on () is
+  'Whether anything may be sent from this database, by its settings.';
+--! EndIncluded 3_deliver/delivery_is_on.sql
 --! Included 3_deliver/due_deliveries.sql
 -- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
 -- One whose circuit is open has none; when the pause is over, one, as a probe. Suspects
@@ -2791,6 +2814,9 @@ declare
   v_suspects record;
   v_due record;
 begin
+  if not webhookpub.delivery_is_on() then
+    return;
+  end if;
   -- A statement of its own: the next one must see what the last holder did.
   select
     array_agg(p.id) filter (where p.is_free),
@@ -5453,6 +5479,9 @@ as $$
       (not s.publish_enabled,
         'publishing', 'it is off: publishers write nothing',
         'update webhookpub.settings set publish_enabled = true'),
+      (not webhookpub.delivery_is_on(),
+        'deliveries', 'they are off: nothing is sent',
+        'update webhookpub.settings set deliver_enabled = true'),
       (exists (select from webhookpub.publish_failures),
         'publishing', 'the best-effort path has failures',
         'look at webhookpub.publish_failures, then call webhookpub.retry_publish_failures()'),
@@ -6379,7 +6408,7 @@ begin
 
   -- Neither where webhooks may point nor for how long things are kept.
   grant update (
-    publish_enabled, max_payload_bytes, max_webhooks_per_user, request_timeout,
+    publish_enabled, deliver_enabled, max_payload_bytes, max_webhooks_per_user, request_timeout,
     auto_disable_after, auto_disable_min_failures
   ) on webhookpub.settings to webhookpub_operator;
   grant insert on webhookpub.event_types to webhookpub_operator;
@@ -6555,4 +6584,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '558c8ec9a649dc9ed6de0bd7f2193734c8002f5762ed3638a4145058fca6e7dc');
+  ('000002', '6711233aba834c754ad15658cdacff1c749b539418f4461966af86c1bb14645f');

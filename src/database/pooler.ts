@@ -19,7 +19,9 @@ export async function refuseTransactionPooler(url: string | undefined): Promise<
       if (first === second) throw refusal();
     }
   } catch (error) {
-    if (/unsupported startup parameter/i.test((error as Error).message)) throw refusal();
+    const { message } = error as Error;
+    if (/unsupported startup parameter/i.test(message))
+      throw refusal(`a pooler refuses our sessions (${message})`);
     throw error;
   } finally {
     await Promise.all([one.end({ timeout: 1 }), other.end({ timeout: 1 })]);
@@ -32,10 +34,10 @@ async function backend(sql: ReturnType<typeof connect>): Promise<number> {
   return row.pid;
 }
 
-const refusal = () =>
+const refusal = (what = "a pooler in transaction mode stands before the database") =>
   new WebhookpubError(
     "WH033",
-    "a pooler in transaction mode stands before the database",
+    what,
     `Connect to PostgreSQL directly, or to a pool with pool_mode = session and
 ignore_startup_parameters as docs/connecting.md has it. Publishers may stay where they are.`,
   );

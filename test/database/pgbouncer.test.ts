@@ -1,7 +1,11 @@
 // PgBouncer between us and the database: publishers may come through it in any mode, workers and
 // migrate need a session.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import postgres from "postgres";
 import t from "tap";
+import { root } from "../../src/config.ts";
+import { SESSION } from "../../src/database/session.ts";
 import { testDatabase } from "../support/database.ts";
 import { NO_PGBOUNCER, startPgBouncer } from "../support/pgbouncer.ts";
 import { runProgram } from "../support/program.ts";
@@ -11,23 +15,33 @@ import { until } from "../support/until.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
 const skip = NO_PGBOUNCER;
-/** What a session pool has to let through. */
-const LET_THROUGH = [
-  `ignore_startup_parameters = extra_float_digits,default_transaction_isolation,search_path,options,
-    statement_timeout,lock_timeout,idle_in_transaction_session_timeout,tcp_keepalives_idle,
-    tcp_keepalives_interval,tcp_keepalives_count,tcp_user_timeout,array_nulls,transform_null_equals,
-    bytea_output,intervalstyle`.replaceAll(/\s+/g, " "),
-];
+/** What a session pool has to let through, as the documentation says it. */
+const [LET_THROUGH = ""] =
+  /^ignore_startup_parameters = .*$/m.exec(
+    readFileSync(join(root, "docs/connecting.md"), "utf8"),
+  ) ?? [];
+
+void t.test("the documentation names every setting that a pool has to let through", (t) => {
+  // These PgBouncer keeps track of by itself.
+  const tracked = ["application_name", "datestyle", "timezone", "standard_conforming_strings"];
+  for (const name of Object.keys(SESSION)) {
+    if (!tracked.includes(name)) t.match(LET_THROUGH, new RegExp(`\\b${name}\\b`), name);
+  }
+  t.end();
+});
 
 for (const mode of ["transaction", "statement"] as const) {
-  for (const settings of [[], LET_THROUGH]) {
+  for (const settings of [[], [LET_THROUGH]]) {
     const how = settings.length > 0 ? "that lets all parameters through" : "as it is shipped";
     void t.test(`worker and migrate refuse a pool in ${mode} mode, ${how}`, { skip }, async (t) => {
       const { url } = await testDatabase(t);
       const pooled = await startPgBouncer(t, url, mode, settings);
       const migrated = await runProgram("src/cli/webhookpub.ts migrate", { DATABASE_URL: pooled });
       t.equal(migrated.code, 1);
-      const refusal = /ERROR: {2}WH033: .*transaction mode.*\nHINT: .*directly/;
+      const refusal =
+        settings.length > 0
+          ? /ERROR: {2}WH033: .*transaction mode.*\nHINT: .*directly/
+          : /ERROR: {2}WH033: a pooler refuses .*unsupported startup parameter.*\nHINT: .*directly/;
       t.match(migrated.output, refusal);
       t.notMatch(migrated.output, /^ +at /m, "no stack trace");
       const worker = await startWorkerProcess(t, pooled);
@@ -42,7 +56,7 @@ void t.test("a worker works through a pool in session mode", { skip }, async (t)
   const { url, sql } = await testDatabase(t);
   const receiver = await startReceiver(t);
   await createWebhook(sql, { url: receiver.url() });
-  const pooled = await startPgBouncer(t, url, "session", LET_THROUGH);
+  const pooled = await startPgBouncer(t, url, "session", [LET_THROUGH]);
   const worker = await startWorkerProcess(t, pooled);
   await sql`select webhook_publish_tx('email.sent', 'user_1', '{}')`;
   await until(() => receiver.requests.length === 1, "the delivery");
