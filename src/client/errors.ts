@@ -12,6 +12,8 @@ export class BadPayloadError extends WebhookpubError {}
 export class EventIdTakenError extends WebhookpubError {}
 /** WH005: the user's id is missing. */
 export class MissingUserError extends WebhookpubError {}
+/** WH006: an ordering key is empty or too long. */
+export class BadOrderingKeyError extends WebhookpubError {}
 /** WH010: a webhook's definition breaks a rule. */
 export class InvalidWebhookError extends WebhookpubError {}
 /** WH011: a webhook's URL is not allowed. */
@@ -34,6 +36,7 @@ export const errorClasses: Readonly<Record<string, typeof WebhookpubError>> = {
   WH003: BadPayloadError,
   WH004: EventIdTakenError,
   WH005: MissingUserError,
+  WH006: BadOrderingKeyError,
   WH010: InvalidWebhookError,
   WH011: UrlNotAllowedError,
   WH012: HeaderNotAllowedError,

@@ -17,6 +17,8 @@ export interface Event {
   readonly dedupKey?: string | undefined;
   /** Its id; by default made of `messageId` and `dedupKey`, or at random. */
   readonly eventId?: string | undefined;
+  /** What it is about: ordered webhooks get events of one key one after the other. */
+  readonly orderingKey?: string | undefined;
 }
 
 /** Of one JSON text, for no two drivers send arrays, JSON and nulls alike. */
@@ -24,11 +26,12 @@ const statement = (name: string) => `
 select public.${name}(
   event_type => e.type, user_id => e."userId", data => e.data, agent_id => e."agentId",
   conversation_id => e."conversationId", labels => coalesce(e.labels, '{}'),
-  message_id => e."messageId", dedup_key => e."dedupKey", event_id => e."eventId"
+  message_id => e."messageId", dedup_key => e."dedupKey", event_id => e."eventId",
+  ordering_key => e."orderingKey"
 ) as id
 from json_to_record($1::text::json) as e (
   type text, "userId" text, data jsonb, "agentId" text, "conversationId" text, labels text[],
-  "messageId" text, "dedupKey" text, "eventId" text
+  "messageId" text, "dedupKey" text, "eventId" text, "orderingKey" text
 )`;
 
 /**

@@ -62,6 +62,11 @@ void t.test(
     const expected = { name: "EventIdTakenError", hint: /\S/, cause: { code: "WH004" } };
     await t.rejects(taken, expected);
     await t.rejects(publishTx(sql, { ...event, data: [] }), { name: "BadPayloadError" });
+    const ordered = await publishTx(sql, { ...event, orderingKey: "order_1" });
+    t.match(await sql`select ordering_key from webhookpub.events where id = ${ordered}`, [
+      { ordering_key: "order_1" },
+    ]);
+    await t.rejects(publishTx(sql, { ...event, orderingKey: "" }), { name: "BadOrderingKeyError" });
     await t.rejects(publishTx({} as never, event), { message: /pass a connection/ });
     const gone = new Error("no connection");
     await t.rejects(
