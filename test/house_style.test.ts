@@ -268,10 +268,10 @@ const LONG_BODIES: Readonly<Record<string, number>> = {
   rate_webhooks: 64, // one statement
   redeliver: 83, // one statement, then what it did
   redeliver_since: 76, // guards, then one statement
-  refuse_event: 63, // one list of rules
+  refuse_event: 77, // one list of rules
   signed_requests: 66, // one statement
   wake_deliveries: 59, // one list, and what is struck from it
-  webhook_publish_tx: 70, // each call of another function is dear
+  webhook_publish_tx: 77, // each call of another function is dear
 };
 
 void t.test("a body has about 40 lines", (t) => {
@@ -530,7 +530,9 @@ void t.test(
     const triggers = await sql<{ name: string }[]>`
     select p.proname as name
     from pg_proc as p
-    where p.pronamespace = 'webhookpub'::regnamespace and p.prorettype = 'trigger'::regtype`;
+    where p.pronamespace = 'webhookpub'::regnamespace and p.prorettype = 'trigger'::regtype
+      -- For tables of others.
+      and p.proname <> 'publish_row'`;
     for (const { name } of triggers) t.match(name, /^tg_[a-z_]+__[a-z_]+$/);
   },
 );

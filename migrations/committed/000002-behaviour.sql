@@ -1,5 +1,5 @@
 --! Previous: sha1:54213264aec175f1740fb3843e3da06a6406d70c
---! Hash: sha1:9348bce315323485c79a2e6462ecda54a584583d
+--! Hash: sha1:16361e271235170b24a068595e12237ba28c2e59
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1183,6 +1183,77 @@ $$;
 comment on function webhookpub.notify_is_due () is
   'Whether a publisher must NOTIFY: not while another is about to, for up to 50 ms.';
 --! EndIncluded 1_publish/notify_is_due.sql
+--! Included 1_publish/publish_row.sql
+-- Publishes the change of a row: a trigger function for those who would rather write none.
+--
+-- Called by  AFTER triggers FOR EACH ROW: execute function webhookpub.publish_row(event type,
+--            column of the user's id [, column of the row's id [, columns for the payload …]]).
+-- Raises     WH007 when the trigger is not made for it; and what webhook_publish_tx raises.
+--
+-- The row's id becomes message_id and ordering key. Each change is an event of its own: the
+-- transaction and the time tell it from others of the row. Whoever repeats a transaction that
+-- was committed changes nothing the second time, and then nothing is published.
+--
+-- It runs with the rights of who changes the row, who needs EXECUTE on webhook_publish_tx: to make
+-- JSON of a row can call functions of whoever made its types.
+
+create or replace function webhookpub.publish_row ()
+  returns trigger
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_row constant jsonb := case tg_op when 'DELETE' then to_jsonb(old) else to_jsonb(new) end;
+  v_id constant text := v_row ->> tg_argv[2];
+  v_columns constant text[] := case when tg_nargs > 3 then tg_argv[3:] end;
+  v_rule text;
+  v_object jsonb;
+  v_previous jsonb;
+begin
+  v_rule := case
+    when tg_when <> 'AFTER' or tg_level <> 'ROW' then 'it must be an AFTER trigger FOR EACH ROW'
+    when tg_nargs < 2 then 'it needs an event type and the column of the user''s id'
+    when not v_row ?& tg_argv[1:] then (
+      select format('there is no column %I', min(a.name))
+      from unnest(tg_argv[1:]) as a (name) where not v_row ? a.name
+    )
+    when v_row ->> tg_argv[1] is null
+      then format('column %I, which holds the user''s id, is null', tg_argv[1])
+  end;
+  if v_rule is not null then
+    raise exception using
+      errcode = 'WH007',
+      message = format('trigger %I on %s: %s', tg_name, tg_relid::regclass, v_rule),
+      hint = 'execute function webhookpub.publish_row(event type, column of the user''s id'
+        ' [, column of the row''s id [, columns for the payload …]])';
+  end if;
+
+  select
+    jsonb_object_agg(c.key, c.value),
+    jsonb_object_agg(c.key, o.value) filter (where o.value is distinct from c.value)
+  into v_object, v_previous
+  from jsonb_each(v_row) as c
+  left join jsonb_each(case tg_op when 'UPDATE' then to_jsonb(old) else v_row end) as o using (key)
+  where v_columns is null or c.key = any (v_columns);
+  if tg_op <> 'UPDATE' or v_previous is not null then
+    perform public.webhook_publish_tx(
+      tg_argv[0], v_row ->> tg_argv[1],
+      jsonb_build_object('object', v_object)
+        || case when v_previous is null then '{}' else jsonb_build_object('previous', v_previous) end,
+      message_id => v_id, ordering_key => v_id,
+      dedup_key => case when v_id is not null
+        then concat_ws('.', pg_current_xact_id(), extract(epoch from clock_timestamp()))
+      end
+    );
+  end if;
+  return null;
+end;
+$$;
+
+comment on function webhookpub.publish_row () is
+  'Trigger function: publishes a changed row. Arguments: event type, column of the user''s id, and if wanted column of the row''s id, and columns for the payload (else all). Raises WH007.';
+--! EndIncluded 1_publish/publish_row.sql
 --! Included 1_publish/random_event_id.sql
 -- Makes the id of an event that nothing identifies.
 --
@@ -6282,6 +6353,7 @@ begin
 
   grant execute on function
     public.webhook_publish_tx, public.webhook_publish_best_effort_tx, public.webhook_publish,
+    webhookpub.publish_row,
     -- random_hex is what random_event_id is made of.
     webhookpub.random_event_id, webhookpub.random_hex
   to webhookpub_publisher;
@@ -6584,4 +6656,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '6711233aba834c754ad15658cdacff1c749b539418f4461966af86c1bb14645f');
+  ('000002', 'e5c345347ea0c8bce245a6470bb63303b2f47f1c99ac0d28b70ff499ef1cb87d');
