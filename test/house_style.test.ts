@@ -262,9 +262,11 @@ const LONG_BODIES: Readonly<Record<string, number>> = {
   delete_expired: 53, // one for events, one for deliveries
   diagnose_work: 50, // one list of findings
   due_deliveries: 62, // one statement
-  fan_out_events: 103, // one statement
+  fan_out_batch: 54, // what goes wrong in it, case by case
+  fan_out_events: 106, // one statement
   fit_batch: 50, // one statement
   judge_answers: 61, // one statement
+  queue_deliveries: 70, // one statement
   rate_webhooks: 64, // one statement
   redeliver: 83, // one statement, then what it did
   redeliver_since: 76, // guards, then one statement

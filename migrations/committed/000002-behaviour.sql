@@ -1,5 +1,5 @@
 --! Previous: sha1:54213264aec175f1740fb3843e3da06a6406d70c
---! Hash: sha1:16361e271235170b24a068595e12237ba28c2e59
+--! Hash: sha1:0fff0ca4a21393c584d1b85cf3939d9ad8f20b16
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2900,8 +2900,7 @@ begin
     offset 0
   ) as p;
   return query
-    select h.id, null::text, null::integer, null::timestamptz, true
-    from unnest(v_held) as h (id);
+    select h.id, null::text, null::integer, null::timestamptz, true from unnest(v_held) as h (id);
 
   v_now := clock_timestamp();
   v_suspects := webhookpub.due_suspects(v_free, v_now);
@@ -6656,4 +6655,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'e5c345347ea0c8bce245a6470bb63303b2f47f1c99ac0d28b70ff499ef1cb87d');
+  ('000002', '5ee533669d6225fe82ba1b7897706f69e470affa14cd689be639686d16b7901e');

@@ -58,8 +58,7 @@ begin
     offset 0
   ) as p;
   return query
-    select h.id, null::text, null::integer, null::timestamptz, true
-    from unnest(v_held) as h (id);
+    select h.id, null::text, null::integer, null::timestamptz, true from unnest(v_held) as h (id);
 
   v_now := clock_timestamp();
   v_suspects := webhookpub.due_suspects(v_free, v_now);
