@@ -3,6 +3,7 @@
 import { parseArgs } from "node:util";
 import { cost } from "./cost.ts";
 import { deliver } from "./deliver.ts";
+import { disk } from "./disk.ts";
 import { fanOut } from "./fan_out.ts";
 import { isolation } from "./isolation.ts";
 import { latency } from "./latency.ts";
@@ -30,6 +31,7 @@ const BENCHES: Record<string, Bench> = {
   xmin,
   views,
   cost,
+  disk,
 };
 
 /** A round of these takes minutes. */

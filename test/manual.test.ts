@@ -217,3 +217,32 @@ void t.test("every function that somebody may call for themselves is on a page",
     "and each of them is there",
   );
 });
+
+void t.test("no fact about somebody else's system is without its source", async (t) => {
+  const { text } = await readPage("docs/comparison.md");
+  const facts = section(await readPage("docs/comparison.md"), "What they are");
+  const defined = [...text.matchAll(/^\[(\w+)\]: https:\/\/\S+$/gm)].map(([, name = ""]) => name);
+  const used = [...text.matchAll(/(?<=[(\]])\[(\w+)\](?!:)/g)].map(([, name = ""]) => name);
+  t.ok(defined.length > 20, `${defined.length} sources`);
+  none(
+    t,
+    used.filter((name) => !defined.includes(name)),
+    "defined",
+  );
+  none(
+    t,
+    defined.filter((name) => !used.includes(name)),
+    "used",
+  );
+  const rows = tableRows(facts, "");
+  t.ok(rows.length > 10, `${rows.length} rows`);
+  none(
+    t,
+    rows.flatMap(([what = "", , ...cells]) =>
+      cells
+        .filter((cell) => cell !== "–" && !/\(\[\w+\]\)$/.test(cell))
+        .map((cell) => `${what}: ${cell}`),
+    ),
+    "a cell says where it was read, or that nothing was found",
+  );
+});
