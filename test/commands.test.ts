@@ -70,10 +70,19 @@ interface Scene {
   secret: string;
 }
 
+/** The name of a second database, where a page makes one. */
+const COPY = "shop_copy";
+
+const copyOf = (url: string) => `${url}_copy`;
+const nameOf = (url: string) => new URL(url).pathname.slice(1);
+
 /** Puts what is the reader's own into a command or a block of SQL. */
 function fill(text: string, { database, port, secret }: Scene): string {
   return text
-    .replaceAll(/postgres:\/\/\w+@(?:host|localhost):5432\/\w+/g, database.url)
+    .replaceAll(/postgres:\/\/\w+@host:5432\/(\w+)/g, (_, name: string) =>
+      name === COPY ? copyOf(database.url) : database.url,
+    )
+    .replaceAll(/\b(?<!\/)shop_copy\b/g, nameOf(copyOf(database.url)))
     .replaceAll("whsec_…", secret)
     .replaceAll(/(?<=--port |127\.0\.0\.1:)3000\b/g, String(port))
     .replace(/^npm install webhookpub$/, "npm install --prefer-offline ./webhookpub-*.tgz")
@@ -84,16 +93,28 @@ function fill(text: string, { database, port, secret }: Scene): string {
 async function runCommands(t: Test, scene: Scene, block: Block, exports: string[]): Promise<void> {
   const psql = findPsql();
   const PATH = `${process.env["PATH"] ?? ""}:${psql ? join(psql, "..") : ""}`;
-  const env = { PATH, DATABASE_URL: scene.database.url, PAGER: "cat" };
+  const { hostname, port, username } = new URL(scene.database.url);
+  const env = {
+    PATH,
+    DATABASE_URL: scene.database.url,
+    PAGER: "cat",
+    PGHOST: hostname,
+    PGPORT: port,
+    PGUSER: username,
+  };
+  if (block.code.includes("pg_dump") && NO_DUMP) {
+    t.comment(`${block.at}: ${NO_DUMP}`);
+    return;
+  }
+  if (block.code.includes(COPY)) {
+    const copy = nameOf(copyOf(scene.database.url));
+    t.teardown(() => scene.database.sql.unsafe(`drop database if exists ${copy} with (force)`));
+  }
   for (const command of commands(block)) {
     if (exceptionOf(command)) continue;
     const filled = fill(command, scene);
     if (filled.startsWith("export ")) {
       exports.push(filled);
-      continue;
-    }
-    if (/\bpg_\w+ /.test(command) && NO_DUMP) {
-      t.comment(`${command}: ${NO_DUMP}`);
       continue;
     }
     // With exec, what is started is npx itself, and not a shell before it.
@@ -172,7 +193,7 @@ for (const page of pages.filter(({ path }) => path !== "README.md")) {
   if (own.flatMap(commands).every(exceptionOf)) continue;
   const psql = own.some(({ code }) => /\bpsql\b/.test(code)) && !findPsql();
   void t.test(`the commands of ${page.path}`, { skip: psql && "psql is not here" }, async (t) => {
-    const installs = own.some(({ code }) => /webhookpub (?:migrate|sql)\b/.test(code));
+    const installs = /webhookpub (?:migrate|sql)\b|npm install/.test(own[0]?.code ?? "");
     const database = await (installs ? emptyDatabase(t) : testDatabase(t));
     const secret = `whsec_${Buffer.alloc(32, 7).toString("base64")}`;
     const project = projectIn(t, folder);
