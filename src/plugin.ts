@@ -74,6 +74,8 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
           end = (why) => {
             logger.error(why);
             process.exitCode = 1;
+            // What still waits for an answer waits on connections that are dead, too.
+            void started.get(workerPool)?.then((it) => it?.drain(true));
             void Promise.resolve(workerPool.gracefulShutdown(why)).catch(() => {});
           };
           const worker = startWorker(
@@ -117,7 +119,7 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
         const runner = Promise.resolve(next());
         runner.catch(() => {}); // it is awaited below
         await Promise.resolve(worker?.drain(stopped.has(ctx.events))).catch(() => {});
-        await Promise.all([worker?.end(), endIfHung(runner, ctx.logger)]);
+        await Promise.all([worker?.close(), endIfHung(runner, ctx.logger)]);
         return await runner;
       },
       async poolForcefulShutdown(next, { ctx, workerPool }) {

@@ -79,7 +79,7 @@ export function makeWakeUp(
     async stop() {
       clearInterval(timer);
       stopping.abort();
-      await Promise.all([ticker.end(), listener.end()]);
+      await Promise.all([ticker.close(), listener.close()]);
     },
   };
 }

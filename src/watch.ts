@@ -1,7 +1,7 @@
 import type { WorkerEvents } from "graphile-worker";
 
 /** Answers that the database may give others in the meantime, one a second. */
-const PATIENCE = 20;
+const PATIENCE = 12;
 
 /**
  * Watches a runner of graphile-worker, whose own connections wait for an answer for ever: when

@@ -4,7 +4,7 @@ import { makePool, type Pool } from "./database/pool.ts";
 import { processSettings } from "./config.ts";
 import { type Deliverer, makeDeliverer } from "./deliver/deliverer.ts";
 import { messageOf } from "./errors.ts";
-import { fanOutUntilIdle } from "./fan_out.ts";
+import { makeFanOut } from "./fan_out.ts";
 import type { Log } from "./log.ts";
 import { maintainUntilDone } from "./maintain.ts";
 import { refuseTransactionPooler } from "./database/pooler.ts";
@@ -33,7 +33,7 @@ export interface Worker {
    */
   drain(hurried: boolean): Promise<unknown>;
   /** Closes the connections, after the last task has ended. */
-  end(): Promise<void>;
+  close(): Promise<void>;
 }
 
 let current: Promise<Worker> | undefined;
@@ -110,7 +110,7 @@ interface Pools {
 }
 
 async function closeAll({ batches, fanOut, upkeep }: Pools): Promise<void> {
-  await Promise.all([batches.end(), fanOut.end(), upkeep.end()]);
+  await Promise.all([batches.close(), fanOut.close(), upkeep.close()]);
 }
 
 async function checkSchema(sql: Sql): Promise<void> {
@@ -145,38 +145,37 @@ function makeWorker(pools: Pools, parts: Parts): Worker {
       });
   };
 
-  const fanOutAwake = () =>
-    fanOutUntilIdle(
-      pools.fanOut,
-      {
-        room: () => deliverer.room(),
-        deliver: (batch) => deliverer.take(batch),
-        wake: wakeOthers,
-      },
-      stopping.signal,
-    );
+  const { look } = makeFanOut(
+    pools.fanOut,
+    {
+      room: () => deliverer.room(),
+      deliver: (batch) => deliverer.take(batch),
+      wake: wakeOthers,
+    },
+    stopping.signal,
+  );
 
   const fanOut = async () => {
-    // One a process: a second would share its session.
-    if (fanningOut || stopping.signal.aborted) return;
-    fanningOut = fanOutAwake().catch((error: unknown) => {
+    if (stopping.signal.aborted) return;
+    fanningOut = look().catch((error: unknown) => {
       if (stopping.signal.aborted) throw error;
       log.warn(`fan-out, trying again: ${messageOf(error)}`);
-      return fanOutAwake();
+      return look();
     });
-    try {
-      await fanningOut;
-    } finally {
-      fanningOut = undefined;
-    }
+    await fanningOut;
+  };
+
+  const lookForEvents = () => {
+    // The next tick looks again.
+    fanOut().catch((error: unknown) => log.warn(`fan-out: ${messageOf(error)}`));
   };
 
   const wakeUp = makeWakeUp(url, vitals, {
-    onEvents: () => {
-      // The next tick adds a job for it.
-      fanOut().catch((error: unknown) => log.warn(`fan-out: ${messageOf(error)}`));
+    onEvents: lookForEvents,
+    onTick: () => {
+      lookForEvents();
+      onTick();
     },
-    onTick,
   });
 
   return {
@@ -193,7 +192,7 @@ function makeWorker(pools: Pools, parts: Parts): Worker {
         fanningOut?.catch(() => {}),
       ]));
     },
-    async end() {
+    async close() {
       await Promise.all([closeAll(pools), health?.close()]);
       vitals.enter("stopped");
     },

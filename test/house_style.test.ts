@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import t, { type Test } from "tap";
 import { root } from "../src/config.ts";
 import { testDatabase } from "./support/database.ts";
@@ -612,4 +612,29 @@ void t.test("no file holds a path of somebody's machine", { skip }, async (t) =>
     if (prefix !== undefined) found.push(`${path}: ${prefix}`);
   }
   none(t, found, "paths");
+});
+
+void t.test("no file of src/ imports itself, by whatever way round", async (t) => {
+  const files = new Map<string, string[]>();
+  for (const name of await readdir(join(root, "src"), { recursive: true })) {
+    if (!name.endsWith(".ts")) continue;
+    const path = join(root, "src", name);
+    const text = await readFile(path, "utf8");
+    const imports = [...text.matchAll(/^(?:import|export) [^;]*?"(\.[^"]+)"/gm)];
+    files.set(
+      path,
+      imports.map(([, to = ""]) => join(dirname(path), to)),
+    );
+  }
+  t.ok(files.size > 20);
+  const done = new Set<string>();
+  const circles: string[] = [];
+  const visit = (path: string, way: readonly string[]) => {
+    if (way.includes(path)) circles.push([...way, path].map((p) => relative(root, p)).join(" > "));
+    if (way.includes(path) || done.has(path)) return;
+    for (const next of files.get(path) ?? []) visit(next, [...way, path]);
+    done.add(path);
+  };
+  for (const path of files.keys()) visit(path, []);
+  t.strictSame(circles, []);
 });

@@ -1,4 +1,3 @@
-import type { Answer } from "../deliver/answer.ts";
 import type { Migration } from "../committed.ts";
 import type { Sql } from "./connect.ts";
 
@@ -33,6 +32,19 @@ export interface LeasedRequest {
   readonly policy: string;
   /** Why it can't be sent; then the rest is null. */
   readonly problem: string | null;
+}
+
+/** What came of a request, as webhookpub.record_attempts takes it. */
+export interface Answer {
+  readonly deliveryId: string;
+  readonly attempt: number;
+  readonly startedAt: string;
+  readonly durationMs: number;
+  readonly outcome: "responded" | "timed_out" | "refused" | "blocked";
+  readonly statusCode: number | null;
+  readonly error: string | null;
+  readonly responseBody: string | null;
+  readonly retryAfter: string | null;
 }
 
 /** The last migration that ran; null when webhookpub is not installed. */

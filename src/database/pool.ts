@@ -12,7 +12,7 @@ export interface Pool {
   ask<T>(query: (sql: Sql) => Promise<T>): Promise<T>;
   /** Aborted when the connection that is in use now is lost, and with it what it holds. */
   lost(): AbortSignal;
-  end(): Promise<void>;
+  close(): Promise<void>;
 }
 
 interface PoolOptions {
@@ -65,14 +65,14 @@ export function makePool(url: string | undefined, options: PoolOptions): Pool {
   };
   let current = openAll();
 
-  const close = ({ sql, destroy }: Generation, timeout: number) =>
+  const closeAll = ({ sql, destroy }: Generation, timeout: number) =>
     sql.end({ timeout }).then(destroy, destroy);
 
   const replace = (generation: Generation) => {
     if (generation !== current) return;
     current = openAll();
     if (max === 1) generation.lost.abort();
-    void close(generation, END_S);
+    void closeAll(generation, END_S);
   };
 
   return {
@@ -91,7 +91,7 @@ export function makePool(url: string | undefined, options: PoolOptions): Pool {
       }
     },
     lost: () => current.lost.signal,
-    end: () => close(current, hurry?.aborted ? HURRIED_END_S : END_S),
+    close: () => closeAll(current, hurry?.aborted ? HURRIED_END_S : END_S),
   };
 }
 

@@ -1,4 +1,4 @@
-import type { Lease } from "../database/calls.ts";
+import type { Answer, Lease } from "../database/calls.ts";
 
 /** How one POST ended. A network failure is an outcome, never an exception. */
 export type Outcome =
@@ -6,19 +6,6 @@ export type Outcome =
   | { kind: "timed_out"; error: string }
   | { kind: "refused"; error: string }
   | { kind: "blocked"; error: string };
-
-/** An outcome on its way into webhookpub.record_attempts. */
-export interface Answer {
-  readonly deliveryId: string;
-  readonly attempt: number;
-  readonly startedAt: string;
-  readonly durationMs: number;
-  readonly outcome: Outcome["kind"];
-  readonly statusCode: number | null;
-  readonly error: string | null;
-  readonly responseBody: string | null;
-  readonly retryAfter: string | null;
-}
 
 /** Binds an outcome to the lease that it answers. */
 export function answerTo(lease: Lease, outcome: Outcome, durationMs: number): Answer {

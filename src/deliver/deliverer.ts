@@ -13,8 +13,8 @@ import { type Post, requestAll } from "./requests.ts";
 import { type Claim, makeShares, type Turn } from "./shares.ts";
 
 /** Leases that are asked for at once, and for how many webhooks each. */
-const ASK_WIDTH = 2;
-const ASK_LIMIT = 100;
+const LEASE_WIDTH = 2;
+const LEASE_LIMIT = 100;
 
 /** What this machine lacks is not there again at once. */
 const SHORT_MS = 1000;
@@ -93,7 +93,7 @@ export function makeDeliverer(
   const senderFor = makeSenders(closed);
   /** Until when nothing more is asked for: this machine lacks what a request needs. */
   let shortUntil = 0;
-  let asks = 0;
+  let leasing = 0;
   let scheduled = false;
   let draining = false;
   let freed = Promise.withResolvers<void>();
@@ -107,16 +107,16 @@ export function makeDeliverer(
       scheduled = false;
       const shortMs = shortUntil - performance.now();
       if (shortMs > 0 && !draining) setTimeout(schedule, shortMs);
-      while (asks < ASK_WIDTH && !draining && shortMs <= 0) {
-        const turns = shares.next(ASK_LIMIT);
+      while (leasing < LEASE_WIDTH && !draining && shortMs <= 0) {
+        const turns = shares.next(LEASE_LIMIT);
         if (turns.length === 0) break;
-        void ask(turns);
+        void leaseFor(turns);
       }
       if (shares.free() > 0 || draining) {
         freed.resolve();
         freed = Promise.withResolvers<void>();
       }
-      if (draining && asks === 0 && courses.size === 0) drained.resolve();
+      if (draining && leasing === 0 && courses.size === 0) drained.resolve();
     });
   };
 
@@ -139,15 +139,15 @@ export function makeDeliverer(
     schedule();
   };
 
-  const ask = async (turns: readonly Turn<Course>[]): Promise<void> => {
-    asks += 1;
+  const leaseFor = async (turns: readonly Turn<Course>[]): Promise<void> => {
+    leasing += 1;
     for (const { claim } of turns) {
       claim.inLine = false;
       claim.asking = true;
       claim.again = false;
     }
     const { leases, held } = await lease(turns);
-    asks -= 1;
+    leasing -= 1;
     const own = Map.groupBy(leases, (leased) => leased.webhook_id);
     settle(turns, own, held);
     await request(leases);
@@ -261,9 +261,10 @@ export function makeDeliverer(
       const now = performance.now();
       const answer = { since: now };
       course.unrecorded.add(answer);
-      await recorder
-        .record(answerTo(post.lease, outcome, now - begun))
-        .finally(() => course.unrecorded.delete(answer));
+      // It may be what keeps the next request from being leased.
+      const urgent = course.more || course.again || draining || shares.free() === 0;
+      await recorder.record(answerTo(post.lease, outcome, now - begun), urgent);
+      course.unrecorded.delete(answer);
     } catch (error) {
       log.error(`delivery ${post.lease.delivery_id}: ${messageOf(error)}`);
     }
@@ -343,6 +344,7 @@ export function makeDeliverer(
     },
     async drain() {
       draining = true;
+      recorder.drain();
       // What is only in line goes to others.
       for (const course of courses.values()) forget(course);
       schedule();

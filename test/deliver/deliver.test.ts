@@ -571,6 +571,6 @@ void t.test("a request that can't even be begun gives its room back", async (t) 
   await until(() => errors.length === 2, "both to have failed");
   await deliverer.deliver(id, "user_1");
   await deliverer.drain();
-  await pool.end();
+  await pool.close();
   t.match(errors, [/^delivery whd_/, /^delivery whd_/]);
 });

@@ -44,7 +44,7 @@ async function soak(): Promise<boolean> {
   const world = await makeWorld(scope, database);
   const { receivers } = world;
   const pool = makePool(world.url, { max: 2, statementMs: 60_000 });
-  scope.teardown(() => pool.end());
+  scope.teardown(() => pool.close());
   const run = (statement: string) => pool.ask((sql) => sql.unsafe(statement));
   /** What is asked here may meet a fault, as may what applications ask. */
   const attempt = async (what: PromiseLike<unknown>) => {

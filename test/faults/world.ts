@@ -77,7 +77,7 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
   await sql.unsafe(APPLICATION);
   const receivers = await startReceivers(t);
   const pool = makePool(url, { max: 1, statementMs: 60_000 });
-  t.teardown(() => pool.end());
+  t.teardown(() => pool.close());
   const webhooks: (Subscription & { readonly secrets: string[] })[] = [];
 
   const publishOn = async (connection: Sql, count: number, userId: string, rollBack: boolean) => {
@@ -154,7 +154,7 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
             .catch(() => sleep(50));
           if (pauseMs > 0) await sleep(pauseMs);
         }
-        await pool.end();
+        await pool.close();
       };
       const all = Promise.all(Array.from({ length: connections }, publisher));
       return {

@@ -151,7 +151,7 @@ void t.test("without its database, and with one of another version, it is not re
   const pool = makePool(url, { max: 1, statementMs: 10_000 });
   const vitals = makeVitals(log, 1);
   const health = await serveHealth({ host: "127.0.0.1", port: 0 }, { pool, vitals, log });
-  t.teardown(() => Promise.all([health.close(), pool.end()]));
+  t.teardown(() => Promise.all([health.close(), pool.close()]));
   const get = getter(`http://127.0.0.1:${health.port}`);
   t.strictSame(await get("/readyz"), { status: 503, text: "the worker is starting\n" });
   vitals.enter("running");

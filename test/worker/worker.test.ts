@@ -374,7 +374,7 @@ void t.test("a fan-out that loses its connection takes a seat again, under load"
   // So that it never falls asleep.
   const trickle = async () => {
     while (!over) {
-      await publish(sql);
+      await publish(sql, { count: 20 });
       await sleep(50);
     }
   };
@@ -395,7 +395,8 @@ void t.test("a worker that freezes as it fans out keeps nobody from NOTIFY", asy
   await createWebhook(sql, { url: receiver.url() });
   const frozen = await startWorkerProcess(t, url, { args: ["--crontab", "/dev/null"] });
   await asleep(sql);
-  await publish(sql);
+  // So many keep it awake for a while.
+  await publish(sql, { count: 100 });
   const isAwake = async () => {
     const [row] = await sql<[{ asleep: boolean }]>`
       select webhookpub.fan_out_is_asleep() as asleep`;
@@ -407,7 +408,62 @@ void t.test("a worker that freezes as it fans out keeps nobody from NOTIFY", asy
   await asleep(sql);
   frozen.kill("SIGCONT");
   await publish(sql);
-  await delivered(sql, 2);
+  await delivered(sql, 101);
+});
+
+void t.test("a round of upkeep that is left open in psql stops nothing", async (t) => {
+  const { url, sql, session } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  receiver.reply = (_request, n) => (n === 1 ? 503 : 200);
+  await createWebhook(sql, { url: receiver.url(), retrySchedule: "{2 s}" });
+  await publish(sql);
+  const psql = session();
+  await psql`begin`;
+  await psql`select webhookpub.maintain()`;
+  await startWorkerProcess(t, url);
+  await delivered(sql, 1);
+  t.equal(receiver.requests.length, 2, "an event, and the retry of its delivery");
+  await publish(sql, { count: 10 });
+  await delivered(sql, 11);
+  await psql`rollback`;
+});
+
+void t.test("while somebody holds the deliveries for long, sessions do not pile up", async (t) => {
+  const { url, sql, session } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  await startWorkerProcess(t, url);
+  for (let n = 0; n < 20; n += 1) await createWebhook(sql, { url: receiver.url() });
+  await publish(sql);
+  await delivered(sql, 20);
+  const own = new Set(
+    (
+      await sql<{ pid: number }[]>`
+      select pid from pg_stat_activity
+      where datname = current_database() and query !~ 'webhookpub|graphile_worker'`
+    ).map(({ pid }) => pid),
+  );
+  const psql = session();
+  await psql`begin`;
+  await psql`lock table webhookpub.queue in access exclusive mode`;
+  const begun = performance.now();
+  const counts: number[] = [];
+  // Each statement's wait for the lock ends in that time, many times over.
+  while (performance.now() - begun < 30_000) {
+    await publish(sql);
+    const sessions = await sql<{ pid: number }[]>`
+      select pid from pg_stat_activity
+      where datname = current_database() and application_name = 'webhookpub'`;
+    counts.push(sessions.filter(({ pid }) => !own.has(pid)).length);
+    await sleep(500);
+  }
+  await psql`rollback`;
+  // Those of the worker, and ten of this test.
+  t.ok(Math.max(...counts) <= 10 + 10, `at most ${Math.max(...counts)} sessions`);
+  await until(async () => {
+    const [row] = await sql<[{ pending: number }]>`
+      select count(*)::integer as pending from webhookpub.deliveries where status = 'pending'`;
+    return row.pending === 0 && receiver.requests.length >= 20 * (counts.length + 1);
+  }, "everything to be delivered");
 });
 
 void t.test("a worker delivers whatever isolation the database has by default", async (t) => {
