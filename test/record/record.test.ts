@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import t from "tap";
-import { type Answer, answerTo, type Outcome } from "../../src/deliver/answer.ts";
+import type { Answer } from "../../src/database/calls.ts";
 import type { Sql } from "../../src/database/connect.ts";
 import { type Lease, recordAttempts } from "../../src/database/calls.ts";
 import { leaseDeliveries, leaseRequests } from "../support/leases.ts";
