@@ -1,9 +1,9 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import t from "tap";
-import type { Answer } from "../../src/database/calls.ts";
+import { answerTo, type Outcome } from "../../src/deliver/answer.ts";
 import type { Sql } from "../../src/database/connect.ts";
-import { type Lease, recordAttempts } from "../../src/database/calls.ts";
+import { type Answer, type Lease, recordAttempts } from "../../src/database/calls.ts";
 import { leaseDeliveries, leaseRequests } from "../support/leases.ts";
 import { testDatabase } from "../support/database.ts";
 import { tablesReadThrough } from "../support/plans.ts";
