@@ -260,7 +260,7 @@ const LONG_BODIES: Readonly<Record<string, number>> = {
   check_url: 71, // one list of rules
   check_webhook: 47, // one list of rules
   delete_expired: 53, // one for events, one for deliveries
-  diagnose_work: 50, // one list of findings
+  diagnose_work: 57, // one list of findings
   due_deliveries: 62, // one statement
   fan_out_batch: 54, // what goes wrong in it, case by case
   fan_out_events: 106, // one statement

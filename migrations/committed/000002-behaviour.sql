@@ -1,5 +1,5 @@
 --! Previous: sha1:54213264aec175f1740fb3843e3da06a6406d70c
---! Hash: sha1:0fff0ca4a21393c584d1b85cf3939d9ad8f20b16
+--! Hash: sha1:a9404ac1ae181a9d12a8148a340a42175fa15a13
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2482,7 +2482,7 @@ declare
   v_most constant integer := 4;
   v_free text[];
 begin
-  if p_room > 0 then
+  if p_room > 0 and webhookpub.delivery_is_on() then
     -- A statement of its own: the next one must see what the last holder did.
     select array_agg(w.id) into v_free
     from (select distinct p.id from unnest(p_webhook_ids) as p (id) limit p_room) as w
@@ -2699,7 +2699,7 @@ comment on function webhookpub.unmatched_clause
 -- Says whether anything may be sent: not while settings.deliver_enabled is false, nor in a
 -- database whose own setting webhookpub.deliver_enabled is off.
 --
--- Called by  webhookpub.lease_deliveries; webhookpub.diagnose_work.
+-- Called by  webhookpub.lease_deliveries, webhookpub.queue_deliveries; webhookpub.diagnose_work.
 --
 -- The second is for copies: alter database … set it before there is anything in it, and no worker
 -- can be faster.
@@ -2885,9 +2885,7 @@ declare
   v_suspects record;
   v_due record;
 begin
-  if not webhookpub.delivery_is_on() then
-    return;
-  end if;
+  if not webhookpub.delivery_is_on() then return; end if;
   -- A statement of its own: the next one must see what the last holder did.
   select
     array_agg(p.id) filter (where p.is_free),
@@ -6655,4 +6653,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '5ee533669d6225fe82ba1b7897706f69e470affa14cd689be639686d16b7901e');
+  ('000002', '4b760910aa77c7b16c9a02bff4bd6f0867ab7d3f37dcb782cf89b29942cbc4bb');

@@ -24,7 +24,7 @@ declare
   v_most constant integer := 4;
   v_free text[];
 begin
-  if p_room > 0 then
+  if p_room > 0 and webhookpub.delivery_is_on() then
     -- A statement of its own: the next one must see what the last holder did.
     select array_agg(w.id) into v_free
     from (select distinct p.id from unnest(p_webhook_ids) as p (id) limit p_room) as w

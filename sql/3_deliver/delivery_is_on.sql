@@ -1,7 +1,7 @@
 -- Says whether anything may be sent: not while settings.deliver_enabled is false, nor in a
 -- database whose own setting webhookpub.deliver_enabled is off.
 --
--- Called by  webhookpub.lease_deliveries; webhookpub.diagnose_work.
+-- Called by  webhookpub.lease_deliveries, webhookpub.queue_deliveries; webhookpub.diagnose_work.
 --
 -- The second is for copies: alter database … set it before there is anything in it, and no worker
 -- can be faster.

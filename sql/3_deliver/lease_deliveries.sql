@@ -43,9 +43,7 @@ declare
   v_suspects record;
   v_due record;
 begin
-  if not webhookpub.delivery_is_on() then
-    return;
-  end if;
+  if not webhookpub.delivery_is_on() then return; end if;
   -- A statement of its own: the next one must see what the last holder did.
   select
     array_agg(p.id) filter (where p.is_free),

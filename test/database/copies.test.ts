@@ -31,7 +31,9 @@ void t.test("nothing is sent while deliver_enabled is false, and all of it after
   await fanOutAll(sql);
   await sql`update webhookpub.settings set deliver_enabled = false`;
   await startWorkerProcess(t, url);
-  await publish(sql, { count: 2 });
+  // Of a webhook with nothing else waiting: a fan-out might send it at once.
+  await createWebhook(sql, { userId: "user_2", url: receiver.url() });
+  await publish(sql, { count: 2, userId: "user_2" });
   await until(
     async () => (await sql`select from webhookpub.events where status = 'pending'`).count === 0,
     "the fan-out, which goes on",
