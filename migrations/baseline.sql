@@ -165,6 +165,7 @@ create table webhookpub.webhooks (
   unanswered integer not null default 0,
   circuit_opened_at timestamptz,
   circuit_retry_at timestamptz,
+  paused_until timestamptz,
   constraint webhooks_signature_scheme_is_known
     check (signature_scheme in ('standard', 'stripe')),
   constraint webhooks_max_in_flight_is_1_to_1000 check (max_in_flight between 1 and 1000),
@@ -178,8 +179,10 @@ create table webhookpub.webhooks (
 ) with (fillfactor = 80);
 create index webhooks_by_user on webhookpub.webhooks (user_id);
 create index webhooks_deleted on webhookpub.webhooks (deleted_at) where deleted_at is not null;
-create index webhooks_circuit_retry
-  on webhookpub.webhooks (circuit_retry_at) where circuit_retry_at is not null and enabled;
+-- Who is left alone, until when; whoever is disabled waits for no time.
+create index webhooks_resuming
+  on webhookpub.webhooks ((greatest(circuit_retry_at, paused_until)))
+  where enabled and greatest(circuit_retry_at, paused_until) is not null;
 
 --!include 4_record/tg_webhooks__tell.sql
 
@@ -231,6 +234,8 @@ comment on column webhookpub.webhooks.circuit_opened_at is
   'Since when its receiver is left alone because it does not answer; null while it does.';
 comment on column webhookpub.webhooks.circuit_retry_at is
   'When the next delivery goes out as a probe; an answer to it closes the circuit.';
+comment on column webhookpub.webhooks.paused_until is
+  'Until when its receiver asked to be left alone (Retry-After); what waits comes back one at a time, and one more with each second.';
 
 create table webhookpub.secrets (
   id bigint generated always as identity primary key,
@@ -443,6 +448,7 @@ create type webhookpub.answer as (
   lost integer,
   last_attempt_at timestamptz,
   due_at timestamptz,
+  pause interval,
   suspected boolean
 );
 comment on type webhookpub.answer is

@@ -1,5 +1,5 @@
---! Previous: sha1:54213264aec175f1740fb3843e3da06a6406d70c
---! Hash: sha1:a9404ac1ae181a9d12a8148a340a42175fa15a13
+--! Previous: sha1:e420c08554c84f7f83c8cdd10d2a9d78ec342e73
+--! Hash: sha1:0eb0a7e6f33a336205f4b0bc791ecf3f8a8a73fb
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -546,7 +546,7 @@ comment on function webhookpub.disable_webhook (text, text) is
 --! EndIncluded 0_webhooks/disable_webhook.sql
 --! Included 0_webhooks/enable_webhook.sql
 -- Enables a webhook again: its pending deliveries go on, its failures are forgotten. One
--- that is enabled, but whose circuit is open, is tried at once.
+-- that is enabled, but whose circuit is open or whose receiver asked for a pause, is tried at once.
 --
 -- Called by  applications, psql.
 -- Locks      the webhook.
@@ -572,8 +572,10 @@ begin
     failures = 0,
     unanswered = 0,
     circuit_opened_at = null,
-    circuit_retry_at = null
-  where w.id = p_webhook_id and (not w.enabled or w.circuit_opened_at is not null);
+    circuit_retry_at = null,
+    paused_until = null
+  where w.id = p_webhook_id
+    and (not w.enabled or w.circuit_opened_at is not null or w.paused_until is not null);
   if found then
     perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
   end if;
@@ -996,9 +998,10 @@ begin
     request_timeout = v_webhook.request_timeout,
     unanswered = case when v_moved then 0 else w.unanswered end,
     circuit_opened_at = case when not v_moved then w.circuit_opened_at end,
-    circuit_retry_at = case when not v_moved then w.circuit_retry_at end
+    circuit_retry_at = case when not v_moved then w.circuit_retry_at end,
+    paused_until = case when not v_moved then w.paused_until end
   where w.id = p_webhook_id;
-  if v_moved and v_webhook.circuit_opened_at is not null then
+  if v_moved and coalesce(v_webhook.circuit_opened_at, v_webhook.paused_until) is not null then
     perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
   end if;
 end;
@@ -3430,9 +3433,10 @@ as $$
       case when not r.succeeded then webhookpub.next_attempt_at(
         w.retry_schedule,
         q.attempt - q.lost,
-        case when r.status_code in (429, 503) then webhookpub.retry_after(r.retry_after, p_now) end,
+        r.pause,
         p_now
       ) end,
+      r.pause,
       q.suspicion > 1
     )::webhookpub.answer
     order by r.succeeded desc
@@ -3440,7 +3444,9 @@ as $$
   from (
     select
       r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
-      r.response_body, r.retry_after, s.succeeded,
+      r.response_body, s.succeeded,
+      case when r.status_code in (429, 503) then webhookpub.retry_after(r.retry_after, p_now) end
+        as pause,
       case when not s.succeeded then coalesce(r.error, 'HTTP ' || r.status_code) end as error
     from unnest(
       p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,
@@ -3534,6 +3540,9 @@ comment on function webhookpub.publish_delivery_failed (text[]) is
 -- circuit may open or close some attempts late. None is disabled because of that
 -- (webhookpub.disable_failing).
 --
+-- A receiver that answers 429 or 503 with Retry-After is left alone until then, an hour at a time
+-- at most: what waits for it burns no attempt (webhookpub.requests_allowed).
+--
 -- A webhook's circuit opens when too many of its attempts in a row got no HTTP answer
 -- (webhookpub.circuit_pause), and closes with the first one, whatever its status.
 
@@ -3561,10 +3570,11 @@ begin
     circuit_retry_at = case
       when c.unanswered = w.unanswered then w.circuit_retry_at
       else p_now + c.pause
-    end
+    end,
+    paused_until = greatest(w.paused_until, p_now + c.asked_pause)
   from (
     select
-      w.at, h.succeeded, h.attempts, u.unanswered,
+      w.at, h.succeeded, h.attempts, h.asked_pause, u.unanswered,
       webhookpub.circuit_pause(u.unanswered) as pause
     from (
       select
@@ -3572,7 +3582,10 @@ begin
         bool_or(a.verdict = 'delivered') as succeeded,
         -- One may have been told twice.
         count(distinct a.delivery_id) as attempts,
-        bool_or(a.outcome = 'responded') as answered
+        bool_or(a.outcome = 'responded') as answered,
+        -- Not least() alone: that takes a null for the hour.
+        max(case when a.pause is not null then least(a.pause, interval '1 hour') end)
+          as asked_pause
       from unnest(p_answers) as a
       where a.verdict in ('delivered', 'failed', 'pending')
       group by a.webhook_id
@@ -3594,6 +3607,7 @@ begin
             when h.answered then w.unanswered > 0
             else w.circuit_opened_at is null or w.circuit_retry_at <= p_now
           end
+          or h.asked_pause is not null
         )
       for no key update skip locked
       offset 0
@@ -3994,7 +4008,9 @@ comment on function webhookpub.park_lost (timestamptz) is
 --! EndIncluded 5_retry/park_lost.sql
 --! Included 5_retry/requests_allowed.sql
 -- Says how many requests a webhook may have under way now: max_in_flight of them; while
--- its circuit is open none, and one when the pause is over, to try.
+-- its circuit is open none, and one when the pause is over, to try. While its receiver wants to be
+-- left alone none, either; then one, and one more with each second, so that what has waited
+-- does not come back at once.
 --
 -- Called by  webhookpub.due_deliveries, webhookpub.wake_deliveries, per row: no pinned
 --            path, so that it is inlined.
@@ -4008,16 +4024,20 @@ create or replace function webhookpub.requests_allowed (
   immutable
   parallel safe
 return case
-  when p_webhook.circuit_retry_at > p_now then 0
+  when greatest(p_webhook.circuit_retry_at, p_webhook.paused_until) > p_now then 0
   when p_webhook.circuit_retry_at <= p_now then 1
+  when p_webhook.paused_until is not null then least(
+    p_webhook.max_in_flight, 1 + floor(extract(epoch from p_now - p_webhook.paused_until))
+  )::integer
   else p_webhook.max_in_flight
 end;
 
 comment on function webhookpub.requests_allowed (webhookpub.webhooks, timestamptz) is
-  'How many requests of a webhook may be under way: max_in_flight, or by its circuit 0 or 1.';
+  'How many requests of a webhook may be under way: max_in_flight, or less by its circuit or its pause.';
 --! EndIncluded 5_retry/requests_allowed.sql
 --! Included 5_retry/retry_after.sql
--- Reads a Retry-After header: seconds or an HTTP date.
+-- Reads a Retry-After header: seconds or an HTTP date, in any of the three forms that
+-- RFC 9110 has.
 --
 -- Called by  webhookpub.judge_answers.
 -- Returns    how long to wait, at most 24 h; null when it says nothing that makes sense.
@@ -4030,24 +4050,32 @@ create or replace function webhookpub.retry_after (
   language plpgsql
   stable
 as $$
+declare
+  v_header constant text := pg_catalog.btrim(p_header, E' \t');
+  v_at timestamptz;
 begin
-  if p_header ~ '^[[:space:]]*[0-9]+[[:space:]]*$' then
-    return pg_catalog.make_interval(secs => least(p_header::numeric, 86400)::integer);
+  if v_header ~ '^[0-9]+$' then
+    return pg_catalog.make_interval(secs => least(v_header::numeric, 86400)::integer);
   end if;
-  if p_header ~ '^[[:space:]]*[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT[[:space:]]*$' then
-    return nullif(
-      greatest(
-        least(
-          pg_catalog.to_timestamp(
-            pg_catalog.substr(pg_catalog.btrim(p_header), 6, 20) || ' +00',
-            'DD Mon YYYY HH24:MI:SS TZH'
-          ) - p_now,
-          interval '24 hours'
-        ),
-        interval '0'
-      ),
-      interval '0'
-    );
+  v_at := case
+    when v_header ~ '^[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT$'
+      then pg_catalog.to_timestamp(
+        pg_catalog.substr(v_header, 6, 20) || ' +00', 'DD Mon YYYY HH24:MI:SS TZH'
+      )
+    -- RFC 850. Two digits of a year that would be far ahead are long past: no pause at all.
+    when v_header ~ '^[A-Z][a-z]{5,8}, [0-9]{2}-[A-Z][a-z]{2}-[0-9]{2} [0-9:]{8} GMT$'
+      then pg_catalog.to_timestamp(
+        pg_catalog.left(pg_catalog.split_part(v_header, ', ', 2), 18) || ' +00',
+        'DD-Mon-YY HH24:MI:SS TZH'
+      )
+    -- asctime.
+    when v_header ~ '^[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{4}$'
+      then pg_catalog.to_timestamp(
+        pg_catalog.substr(v_header, 5) || ' +00', 'Mon DD HH24:MI:SS YYYY TZH'
+      )
+  end;
+  if v_at > p_now then
+    return least(v_at - p_now, interval '24 hours');
   end if;
   return null;
 exception when datetime_field_overflow or invalid_datetime_format then
@@ -4209,10 +4237,10 @@ begin
     order by q.due_at desc
     limit 1000
   ) as q;
-  -- What became due before a circuit's pause was over is older than that.
+  -- What became due before a circuit's or a receiver's pause was over is older than that.
   select v_webhook_ids || array_agg(w.id) into v_webhook_ids
   from webhookpub.webhooks as w
-  where w.circuit_retry_at <= v_now and w.enabled;
+  where w.enabled and greatest(w.circuit_retry_at, w.paused_until) between p_since and v_now;
   -- And so is what was lost and waits to be tried.
   select v_webhook_ids || s.webhook_ids into v_webhook_ids
   from webhookpub.due_suspects(null, v_now) as s;
@@ -5395,6 +5423,7 @@ as
       when not w.enabled then 'enabled webhook'
       when q.due_at > statement_timestamp() then 'next attempt'
       when w.circuit_retry_at > statement_timestamp() then 'closed circuit'
+      when w.paused_until > statement_timestamp() then 'end of pause'
       else 'worker'
     end as waits_for,
     coalesce(q.attempt, d.attempts) as attempts, d.max_attempts, q.due_at as next_attempt_at,
@@ -5414,7 +5443,7 @@ comment on column webhookpub.delivery_log.url is 'Where it goes, as the webhook 
 comment on column webhookpub.delivery_log.status is
   'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
 comment on column webhookpub.delivery_log.waits_for is
-  'What a pending one waits for: an answer to its request, an enabled webhook, its next attempt (next_attempt_at), a closed circuit, or a worker.';
+  'What a pending one waits for: an answer to its request, an enabled webhook, its next attempt (next_attempt_at), a closed circuit, the end of a pause that its receiver asked for, or a worker.';
 comment on column webhookpub.delivery_log.attempts is 'Attempts begun; the table attempts has each of them.';
 comment on column webhookpub.delivery_log.next_attempt_at is
   'When it is due, or, while it waits for an answer, when that counts as lost.';
@@ -5733,7 +5762,9 @@ create or replace view webhookpub.webhook_health
 as
   select
     w.id as webhook_id, w.user_id, w.url, w.enabled, w.disabled_reason, w.disabled_at,
-    w.failing_since, w.circuit_opened_at, w.circuit_retry_at, w.last_delivered_at,
+    w.failing_since, w.circuit_opened_at, w.circuit_retry_at,
+    case when w.paused_until > statement_timestamp() then w.paused_until end as paused_until,
+    w.last_delivered_at,
     r.attempts as recent_attempts, r.success_rate, r.p95_duration_ms, r.last_error,
     p.pending, p.oldest_pending, p.in_flight, w.max_in_flight
   from webhookpub.webhooks as w
@@ -5784,6 +5815,8 @@ comment on column webhookpub.webhook_health.circuit_opened_at is
   'Since when its receiver is left alone because it does not answer; null while it does.';
 comment on column webhookpub.webhook_health.circuit_retry_at is
   'When the next delivery goes out as a probe; an answer to it closes the circuit.';
+comment on column webhookpub.webhook_health.paused_until is
+  'Until when its receiver asked to be left alone (Retry-After); null when it did not.';
 comment on column webhookpub.webhook_health.last_delivered_at is
   'Last success, to about 10 s.';
 comment on column webhookpub.webhook_health.recent_attempts is
@@ -6653,4 +6686,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '4b760910aa77c7b16c9a02bff4bd6f0867ab7d3f37dcb782cf89b29942cbc4bb');
+  ('000002', '7206586e53918107f758eeac35f9cef1b8a00d972d69af73f2f09a3684c93252');

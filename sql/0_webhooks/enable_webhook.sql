@@ -1,5 +1,5 @@
 -- Enables a webhook again: its pending deliveries go on, its failures are forgotten. One
--- that is enabled, but whose circuit is open, is tried at once.
+-- that is enabled, but whose circuit is open or whose receiver asked for a pause, is tried at once.
 --
 -- Called by  applications, psql.
 -- Locks      the webhook.
@@ -25,8 +25,10 @@ begin
     failures = 0,
     unanswered = 0,
     circuit_opened_at = null,
-    circuit_retry_at = null
-  where w.id = p_webhook_id and (not w.enabled or w.circuit_opened_at is not null);
+    circuit_retry_at = null,
+    paused_until = null
+  where w.id = p_webhook_id
+    and (not w.enabled or w.circuit_opened_at is not null or w.paused_until is not null);
   if found then
     perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
   end if;

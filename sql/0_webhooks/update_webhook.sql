@@ -49,9 +49,10 @@ begin
     request_timeout = v_webhook.request_timeout,
     unanswered = case when v_moved then 0 else w.unanswered end,
     circuit_opened_at = case when not v_moved then w.circuit_opened_at end,
-    circuit_retry_at = case when not v_moved then w.circuit_retry_at end
+    circuit_retry_at = case when not v_moved then w.circuit_retry_at end,
+    paused_until = case when not v_moved then w.paused_until end
   where w.id = p_webhook_id;
-  if v_moved and v_webhook.circuit_opened_at is not null then
+  if v_moved and coalesce(v_webhook.circuit_opened_at, v_webhook.paused_until) is not null then
     perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
   end if;
 end;

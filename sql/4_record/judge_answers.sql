@@ -43,9 +43,10 @@ as $$
       case when not r.succeeded then webhookpub.next_attempt_at(
         w.retry_schedule,
         q.attempt - q.lost,
-        case when r.status_code in (429, 503) then webhookpub.retry_after(r.retry_after, p_now) end,
+        r.pause,
         p_now
       ) end,
+      r.pause,
       q.suspicion > 1
     )::webhookpub.answer
     order by r.succeeded desc
@@ -53,7 +54,9 @@ as $$
   from (
     select
       r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
-      r.response_body, r.retry_after, s.succeeded,
+      r.response_body, s.succeeded,
+      case when r.status_code in (429, 503) then webhookpub.retry_after(r.retry_after, p_now) end
+        as pause,
       case when not s.succeeded then coalesce(r.error, 'HTTP ' || r.status_code) end as error
     from unnest(
       p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,

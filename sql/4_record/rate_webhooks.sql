@@ -8,6 +8,9 @@
 -- circuit may open or close some attempts late. None is disabled because of that
 -- (webhookpub.disable_failing).
 --
+-- A receiver that answers 429 or 503 with Retry-After is left alone until then, an hour at a time
+-- at most: what waits for it burns no attempt (webhookpub.requests_allowed).
+--
 -- A webhook's circuit opens when too many of its attempts in a row got no HTTP answer
 -- (webhookpub.circuit_pause), and closes with the first one, whatever its status.
 
@@ -35,10 +38,11 @@ begin
     circuit_retry_at = case
       when c.unanswered = w.unanswered then w.circuit_retry_at
       else p_now + c.pause
-    end
+    end,
+    paused_until = greatest(w.paused_until, p_now + c.asked_pause)
   from (
     select
-      w.at, h.succeeded, h.attempts, u.unanswered,
+      w.at, h.succeeded, h.attempts, h.asked_pause, u.unanswered,
       webhookpub.circuit_pause(u.unanswered) as pause
     from (
       select
@@ -46,7 +50,10 @@ begin
         bool_or(a.verdict = 'delivered') as succeeded,
         -- One may have been told twice.
         count(distinct a.delivery_id) as attempts,
-        bool_or(a.outcome = 'responded') as answered
+        bool_or(a.outcome = 'responded') as answered,
+        -- Not least() alone: that takes a null for the hour.
+        max(case when a.pause is not null then least(a.pause, interval '1 hour') end)
+          as asked_pause
       from unnest(p_answers) as a
       where a.verdict in ('delivered', 'failed', 'pending')
       group by a.webhook_id
@@ -68,6 +75,7 @@ begin
             when h.answered then w.unanswered > 0
             else w.circuit_opened_at is null or w.circuit_retry_at <= p_now
           end
+          or h.asked_pause is not null
         )
       for no key update skip locked
       offset 0

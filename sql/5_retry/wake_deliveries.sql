@@ -29,10 +29,10 @@ begin
     order by q.due_at desc
     limit 1000
   ) as q;
-  -- What became due before a circuit's pause was over is older than that.
+  -- What became due before a circuit's or a receiver's pause was over is older than that.
   select v_webhook_ids || array_agg(w.id) into v_webhook_ids
   from webhookpub.webhooks as w
-  where w.circuit_retry_at <= v_now and w.enabled;
+  where w.enabled and greatest(w.circuit_retry_at, w.paused_until) between p_since and v_now;
   -- And so is what was lost and waits to be tried.
   select v_webhook_ids || s.webhook_ids into v_webhook_ids
   from webhookpub.due_suspects(null, v_now) as s;

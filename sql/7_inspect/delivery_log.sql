@@ -16,6 +16,7 @@ as
       when not w.enabled then 'enabled webhook'
       when q.due_at > statement_timestamp() then 'next attempt'
       when w.circuit_retry_at > statement_timestamp() then 'closed circuit'
+      when w.paused_until > statement_timestamp() then 'end of pause'
       else 'worker'
     end as waits_for,
     coalesce(q.attempt, d.attempts) as attempts, d.max_attempts, q.due_at as next_attempt_at,
@@ -35,7 +36,7 @@ comment on column webhookpub.delivery_log.url is 'Where it goes, as the webhook 
 comment on column webhookpub.delivery_log.status is
   'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
 comment on column webhookpub.delivery_log.waits_for is
-  'What a pending one waits for: an answer to its request, an enabled webhook, its next attempt (next_attempt_at), a closed circuit, or a worker.';
+  'What a pending one waits for: an answer to its request, an enabled webhook, its next attempt (next_attempt_at), a closed circuit, the end of a pause that its receiver asked for, or a worker.';
 comment on column webhookpub.delivery_log.attempts is 'Attempts begun; the table attempts has each of them.';
 comment on column webhookpub.delivery_log.next_attempt_at is
   'When it is due, or, while it waits for an answer, when that counts as lost.';

@@ -9,7 +9,9 @@ create or replace view webhookpub.webhook_health
 as
   select
     w.id as webhook_id, w.user_id, w.url, w.enabled, w.disabled_reason, w.disabled_at,
-    w.failing_since, w.circuit_opened_at, w.circuit_retry_at, w.last_delivered_at,
+    w.failing_since, w.circuit_opened_at, w.circuit_retry_at,
+    case when w.paused_until > statement_timestamp() then w.paused_until end as paused_until,
+    w.last_delivered_at,
     r.attempts as recent_attempts, r.success_rate, r.p95_duration_ms, r.last_error,
     p.pending, p.oldest_pending, p.in_flight, w.max_in_flight
   from webhookpub.webhooks as w
@@ -60,6 +62,8 @@ comment on column webhookpub.webhook_health.circuit_opened_at is
   'Since when its receiver is left alone because it does not answer; null while it does.';
 comment on column webhookpub.webhook_health.circuit_retry_at is
   'When the next delivery goes out as a probe; an answer to it closes the circuit.';
+comment on column webhookpub.webhook_health.paused_until is
+  'Until when its receiver asked to be left alone (Retry-After); null when it did not.';
 comment on column webhookpub.webhook_health.last_delivered_at is
   'Last success, to about 10 s.';
 comment on column webhookpub.webhook_health.recent_attempts is

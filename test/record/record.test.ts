@@ -331,6 +331,10 @@ void t.test("leasing and recording", async (t) => {
     { status: 429, header: "infinity", ...base },
     { status: 429, header: "tomorrow", ...base },
     { status: 503, header: "Wed, 99 Oct 2099 07:28:00 GMT", ...base },
+    { status: 503, header: "Sunday, 06-Nov-94 08:49:37 GMT", ...base },
+    { status: 503, header: "Sun Nov  6 08:49:37 1994", ...base },
+    { status: 503, header: "Sunday, 99-Foo-99 08:49:37 GMT", ...base },
+    { status: 503, header: "Tue Nov  7 08:49:37 2062", min: 86_400, max: 86_400 },
     { status: 503, header: "Wed, 21 Foo 2099 07:28:00 GMT", ...base },
     { status: 503, header: "Wed, 21 Oct 2099 :::::::: GMT", ...base },
     { status: 503, header: "Wed, 21 Oct 0000 07:28:00 GMT", ...base },
@@ -352,17 +356,23 @@ void t.test("leasing and recording", async (t) => {
     });
   }
 
-  await t.test("Retry-After with a date means that very moment", async (t) => {
-    const { id } = await scene(sql, { retrySchedule: "{1 min}" });
-    const [{ at, header }] = await sql<[{ at: string; header: string }]>`
-      select m.at, to_char(m.at at time zone 'UTC', 'Dy, DD Mon YYYY HH24:MI:SS "GMT"') as header
+  for (const { name, form } of [
+    { name: "as HTTP prefers it", form: 'Dy, DD Mon YYYY HH24:MI:SS "GMT"' },
+    { name: "of RFC 850", form: 'FMDay, DD-Mon-YY HH24:MI:SS "GMT"' },
+    { name: "of asctime", form: "Dy Mon DD HH24:MI:SS YYYY" },
+  ]) {
+    await t.test(`Retry-After with a date ${name} means that very moment`, async (t) => {
+      const { id } = await scene(sql, { retrySchedule: "{1 min}" });
+      const [{ at, header }] = await sql<[{ at: string; header: string }]>`
+      select m.at, to_char(m.at at time zone 'UTC', ${form}) as header
       from (select date_trunc('second', now() + interval '10 minutes')) as m (at)`;
-    await recordAttempts(sql, [answer(await leaseOne(sql, id), 503, header)]);
-    const [{ kept }] = await sql<[{ kept: boolean }]>`
+      await recordAttempts(sql, [answer(await leaseOne(sql, id), 503, header)]);
+      const [{ kept }] = await sql<[{ kept: boolean }]>`
       select next_attempt_at = ${at}::timestamptz as kept
       from webhookpub.deliveries where webhook_id = ${id}`;
-    t.ok(kept, header);
-  });
+      t.ok(kept, header);
+    });
+  }
 
   await t.test("Retry-After with the last attempt does not revive the delivery", async (t) => {
     const { id } = await scene(sql, { retrySchedule: "{}" });

@@ -1,0 +1,107 @@
+// A receiver that answers with Retry-After wants to be left alone, and is.
+import t from "tap";
+import { recordAttempts } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
+import { answerTo } from "../../src/deliver/answer.ts";
+import { testDatabase } from "../support/database.ts";
+import { leaseDeliveries } from "../support/leases.ts";
+import { startReceiver } from "../support/receiver.ts";
+import { createWebhook, publish } from "../support/scene.ts";
+import { until } from "../support/until.ts";
+import { startWorkerProcess } from "../support/worker_process.ts";
+
+/** Leases one delivery and answers it. */
+async function answerOne(
+  sql: Sql,
+  id: string,
+  statusCode: number,
+  retryAfter: string | null,
+): Promise<void> {
+  const [leased] = await leaseDeliveries(sql, [id], [1]);
+  if (!leased) throw new Error("nothing was leased");
+  const outcome = { kind: "responded", statusCode, body: "", retryAfter } as const;
+  await recordAttempts(sql, [answerTo(leased, outcome, 1)]);
+}
+
+/** How long a webhook is left alone, in seconds; null: it is not. */
+async function pauseOf(sql: Sql, id: string): Promise<number | null> {
+  const [row] = await sql<[{ seconds: number | null }]>`
+    select round(extract(epoch from h.paused_until - now()))::integer as seconds
+    from webhookpub.webhook_health as h where h.webhook_id = ${id}`;
+  return row.seconds;
+}
+
+void t.test("an answer with Retry-After pauses its webhook, and no other", async (t) => {
+  const { sql } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  const other = await createWebhook(sql);
+  await publish(sql, { count: 20 });
+  await sql`select webhookpub.fan_out()`;
+
+  await answerOne(sql, id, 500, "60");
+  t.equal(await pauseOf(sql, id), null, "not with a 500");
+  await answerOne(sql, id, 429, null);
+  t.equal(await pauseOf(sql, id), null, "not without the header");
+  await answerOne(sql, id, 429, "60");
+  t.equal(await pauseOf(sql, id), 60);
+  t.strictSame(await leaseDeliveries(sql, [id]), [], "nothing goes out");
+  t.equal((await leaseDeliveries(sql, [other.id])).length, 20, "but to others");
+  const waiting = await sql`
+    select distinct waits_for from webhookpub.delivery_log
+    where webhook_id = ${id} and attempts = 0`;
+  t.strictSame([...waiting], [{ waits_for: "end of pause" }]);
+  await sql`select graphile_worker.complete_jobs(array(select id from graphile_worker.jobs))`;
+  await sql`select webhookpub.wake()`;
+  t.equal(
+    (await sql`select from graphile_worker.jobs where key = ${id}`).count,
+    0,
+    "nobody is woken",
+  );
+
+  const back = async (since: string) => {
+    await sql`update webhookpub.webhooks set paused_until = now() - ${since}::interval where id = ${id}`;
+    const leases = await leaseDeliveries(sql, [id]);
+    await sql`update webhookpub.queue set leased = false, due_at = now() where webhook_id = ${id}`;
+    return leases.length;
+  };
+  t.equal(await back("0.1 s"), 1, "then one at a time");
+  t.equal(await back("3.5 s"), 4, "and one more with each second");
+  t.equal(await back("1 min"), 20, "until it has all that it may");
+
+  await sql`update webhookpub.webhooks set paused_until = now() - interval '1 s' where id = ${id}`;
+  await sql`select webhookpub.wake('10 seconds')`;
+  t.equal((await sql`select from graphile_worker.jobs where key = ${id}`).count, 1, "it is woken");
+
+  await sql`update webhookpub.webhooks set paused_until = null where id = ${id}`;
+  await answerOne(sql, id, 503, "86400");
+  t.equal(await pauseOf(sql, id), 3600, "an hour at most");
+  await sql`select webhookpub.enable_webhook(${id})`;
+  t.equal(await pauseOf(sql, id), null, "an operator ends it");
+});
+
+void t.test("a receiver that takes 10 a second gets all, and none fails", async (t) => {
+  const { sql, url } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  let second = 0;
+  let taken = 0;
+  receiver.reply = () => {
+    const now = Math.floor(performance.now() / 1000);
+    if (now !== second) [second, taken] = [now, 0];
+    taken += 1;
+    return taken > 10 ? { status: 429, headers: { "retry-after": "1" } } : 200;
+  };
+  await createWebhook(sql, { url: receiver.url(), retrySchedule: "{1 s,1 s,1 s,1 s,1 s,1 s,1 s}" });
+  await publish(sql, { count: 200 });
+  await startWorkerProcess(t, url);
+  await until(
+    async () =>
+      (await sql`select from webhookpub.deliveries where status <> 'pending'`).count === 200,
+    "all to end",
+  );
+  const [row] = await sql<[{ failed: number; attempts: number }]>`
+    select count(*) filter (where status = 'failed')::integer as failed, max(attempts) as attempts
+    from webhookpub.deliveries`;
+  t.equal(row.failed, 0);
+  t.comment(`${row.attempts} attempts at most, ${receiver.requests.length} requests`);
+  t.ok(receiver.requests.length < 300, `${receiver.requests.length} requests for 200`);
+});
