@@ -262,7 +262,7 @@ const LONG_BODIES: Readonly<Record<string, number>> = {
   delete_expired: 53, // one for events, one for deliveries
   diagnose_work: 57, // one list of findings
   due_deliveries: 62, // one statement
-  fan_out_batch: 54, // what goes wrong in it, case by case
+  fan_out_batch: 54, // a batch, and its events one by one
   fan_out_events: 106, // one statement
   fit_batch: 50, // one statement
   judge_answers: 64, // one statement

@@ -309,6 +309,7 @@ async function left(sql: Sql, begun: string, receiver: Receiver) {
     events: [...events],
     partition,
     rest,
-    bodies: bodies.sort(),
+    // One that was reset on a connection in use may have been sent once more.
+    bodies: [...new Set(bodies)].sort(),
   };
 }

@@ -156,6 +156,7 @@ void t.test("and what they did is what they do in a clean session", async (t) =>
     [
       { type: "a.b", status: "processed", message_id: "m" },
       { type: "a.b", status: "no_match", message_id: null },
+      { type: "a.b", status: "processed", message_id: null },
     ],
   );
   const deliveries = await sql`
