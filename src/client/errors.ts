@@ -14,6 +14,8 @@ export class EventIdTakenError extends WebhookpubError {}
 export class MissingUserError extends WebhookpubError {}
 /** WH006: an ordering key is empty or too long. */
 export class BadOrderingKeyError extends WebhookpubError {}
+/** WH007: publish_row can't serve a trigger: the message names it. */
+export class BadTriggerError extends WebhookpubError {}
 /** WH010: a webhook's definition breaks a rule. */
 export class InvalidWebhookError extends WebhookpubError {}
 /** WH011: a webhook's URL is not allowed. */
@@ -37,6 +39,7 @@ export const errorClasses: Readonly<Record<string, typeof WebhookpubError>> = {
   WH004: EventIdTakenError,
   WH005: MissingUserError,
   WH006: BadOrderingKeyError,
+  WH007: BadTriggerError,
   WH010: InvalidWebhookError,
   WH011: UrlNotAllowedError,
   WH012: HeaderNotAllowedError,
