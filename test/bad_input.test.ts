@@ -54,6 +54,7 @@ async function publicFunctions(sql: Sql): Promise<PublicFunction[]> {
     from pg_proc as p
     join pg_namespace as n on n.oid = p.pronamespace
     where (n.nspname = 'webhookpub' or (n.nspname = 'public' and p.proname like 'webhook\\_%'))
+      and p.prorettype <> 'trigger'::regtype
       and not exists (
         -- Made of a row or a parsed path: only other functions have one to pass.
         select from unnest(p.proargtypes) as a (type)
@@ -115,6 +116,7 @@ const SENSIBLE: Readonly<Record<string, string>> = {
   p_only_failed: "false",
   p_dry_run: "false",
   p_limit: "10",
+  p_room: "5",
   p_limits: "{5}",
   p_window: "10 seconds",
   p_created_at: "2026-01-01",

@@ -760,6 +760,11 @@ async function neglect(sql: Sql): Promise<void> {
     update webhookpub.webhooks
     set enabled = false, disabled_at = now(), disabled_reason = 'deleted', deleted_at = now()
     where id = ${deleted.id}`;
+  const forgotten = await createWebhook(sql, { userId });
+  await sql`
+    update webhookpub.webhooks
+    set enabled = false, disabled_at = now(), disabled_reason = 'deleted', deleted_at = now() - interval '1 year'
+    where id = ${forgotten.id}`;
   const rotated = await createWebhook(sql, { userId });
   await sql`select webhookpub.rotate_secret(${rotated.id})`;
   await sql`

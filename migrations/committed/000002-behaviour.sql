@@ -1,5 +1,5 @@
 --! Previous: sha1:e420c08554c84f7f83c8cdd10d2a9d78ec342e73
---! Hash: sha1:0eb0a7e6f33a336205f4b0bc791ecf3f8a8a73fb
+--! Hash: sha1:84471e39ad535e575c53cf11d04f50a1177693e0
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1011,6 +1011,59 @@ comment on function webhookpub.update_webhook
   (text, text, text[], jsonb, text, jsonb, integer, interval[], interval) is
   'Changes a webhook; null leaves a value as it is. Raises WH010, WH011, WH012, WH020, WH021.';
 --! EndIncluded 0_webhooks/update_webhook.sql
+--! Included 1_publish/check_event_types.sql
+-- Refuses a list of event types that the catalog could not take.
+--
+-- Called by  webhookpub.register_event_types.
+-- Raises     WH008.
+
+create or replace function webhookpub.check_event_types (
+  p_types jsonb
+)
+  returns void
+  language plpgsql
+  immutable
+as $$
+declare
+  v_problem text;
+begin
+  if jsonb_typeof(p_types) is distinct from 'array' then
+    v_problem := coalesce(left(p_types::text, 100), 'null') || ' is no array';
+  else
+    select format('%s: %s', left(t.type::text, 100), case
+      when jsonb_typeof(t.type) <> 'object' then 'it is no object'
+      when jsonb_typeof(t.type -> 'name') is distinct from 'string'
+        or t.type ->> 'name' !~ '^[a-z][a-z0-9_]*([.][a-z][a-z0-9_]*)+$'
+        or length(t.type ->> 'name') > 100
+        then 'a name is dot-separated lowercase words, up to 100 characters'
+      when jsonb_typeof(t.type -> 'schema') not in ('object', 'null') then 'its schema is no object'
+      else 'it stands there twice'
+    end)
+    into v_problem
+    from (
+      select e.type, count(*) over (partition by e.type ->> 'name') as times
+      from jsonb_array_elements(p_types) as e (type)
+    ) as t
+    where jsonb_typeof(t.type) <> 'object'
+      or jsonb_typeof(t.type -> 'name') is distinct from 'string'
+      or t.type ->> 'name' !~ '^[a-z][a-z0-9_]*([.][a-z][a-z0-9_]*)+$'
+      or length(t.type ->> 'name') > 100
+      or jsonb_typeof(t.type -> 'schema') not in ('object', 'null')
+      or t.times > 1
+    limit 1;
+  end if;
+  if v_problem is not null then
+    raise exception using
+      errcode = 'WH008',
+      message = 'event types ' || v_problem,
+      hint = 'Pass [{"name": "order.created", "description": "…", "schema": {…}}], each name once.';
+  end if;
+end;
+$$;
+
+comment on function webhookpub.check_event_types (jsonb) is
+  'Raises WH008 for a list of event types that the catalog could not take.';
+--! EndIncluded 1_publish/check_event_types.sql
 --! Included 1_publish/event_id.sql
 -- Derives an event id from what identifies the event: the same parts, the same id.
 --
@@ -1380,45 +1433,51 @@ comment on function webhookpub.refuse_event (text, text, jsonb, text, text, inte
 --
 -- Called by  webhookpub catalog, for the types that an application declares.
 -- Returns    each type with what became of it: added, changed or unchanged.
+-- Raises     WH008.
 
 create or replace function webhookpub.register_event_types (
   p_types jsonb
 )
   returns table (name text, outcome text)
-  language sql
+  language plpgsql
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
 as $$
-  with declared as (
-    select d.name, coalesce(d.description, '') as description, d.schema
-    from jsonb_to_recordset(p_types) as d (name text, description text, schema jsonb)
-  ),
-  changed as (
-    insert into webhookpub.event_types as t (name, description, schema)
-    select d.name, d.description, d.schema
+#variable_conflict use_column
+begin
+  perform webhookpub.check_event_types(p_types);
+  return query
+    with declared as (
+      select d.name, coalesce(d.description, '') as description, d.schema
+      from jsonb_to_recordset(p_types) as d (name text, description text, schema jsonb)
+    ),
+    changed as (
+      insert into webhookpub.event_types as t (name, description, schema)
+      select d.name, d.description, d.schema
+      from declared as d
+      on conflict (name) do update
+      set description = excluded.description, schema = excluded.schema
+      where (t.description, t.schema) is distinct from (excluded.description, excluded.schema)
+      returning t.name
+    )
+    select
+      d.name,
+      case
+        when c.name is null then 'unchanged'
+        when t.name is null then 'added'
+        else 'changed'
+      end
     from declared as d
-    on conflict (name) do update
-    set description = excluded.description, schema = excluded.schema
-    where (t.description, t.schema) is distinct from (excluded.description, excluded.schema)
-    returning t.name
-  )
-  select
-    d.name,
-    case
-      when c.name is null then 'unchanged'
-      when t.name is null then 'added'
-      else 'changed'
-    end
-  from declared as d
-  left join changed as c on c.name = d.name
-  -- As it was before.
-  left join webhookpub.event_types as t on t.name = d.name
-  order by d.name;
+    left join changed as c on c.name = d.name
+    -- As it was before.
+    left join webhookpub.event_types as t on t.name = d.name
+    order by d.name;
+end;
 $$;
 
 comment on function webhookpub.register_event_types (jsonb) is
-  'Adds types to the catalog or updates them: [{"name", "description", "schema"}]. Returns what became of each.';
+  'Adds types to the catalog or updates them: [{"name", "description", "schema"}]. Returns what became of each. Raises WH008.';
 --! EndIncluded 1_publish/register_event_types.sql
 --! Included 1_publish/rfc3339.sql
 -- Writes a time as envelopes carry it.
@@ -6686,4 +6745,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '7206586e53918107f758eeac35f9cef1b8a00d972d69af73f2f09a3684c93252');
+  ('000002', '479c2c4b66d0dc82217834aaa2eb5deccf5688b76a39da053373528d079552d0');

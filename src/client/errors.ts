@@ -16,6 +16,8 @@ export class MissingUserError extends WebhookpubError {}
 export class BadOrderingKeyError extends WebhookpubError {}
 /** WH007: publish_row can't serve a trigger: the message names it. */
 export class BadTriggerError extends WebhookpubError {}
+/** WH008: a list of event types that the catalog could not take. */
+export class InvalidEventTypesError extends WebhookpubError {}
 /** WH010: a webhook's definition breaks a rule. */
 export class InvalidWebhookError extends WebhookpubError {}
 /** WH011: a webhook's URL is not allowed. */
@@ -40,6 +42,7 @@ export const errorClasses: Readonly<Record<string, typeof WebhookpubError>> = {
   WH005: MissingUserError,
   WH006: BadOrderingKeyError,
   WH007: BadTriggerError,
+  WH008: InvalidEventTypesError,
   WH010: InvalidWebhookError,
   WH011: UrlNotAllowedError,
   WH012: HeaderNotAllowedError,

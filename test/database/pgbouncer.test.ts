@@ -1,13 +1,10 @@
 // PgBouncer between us and the database: publishers may come through it in any mode, workers and
 // migrate need a session.
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import postgres from "postgres";
 import t from "tap";
-import { root } from "../../src/config.ts";
 import { SESSION } from "../../src/database/session.ts";
 import { testDatabase } from "../support/database.ts";
-import { NO_PGBOUNCER, startPgBouncer } from "../support/pgbouncer.ts";
+import { LET_THROUGH, NO_PGBOUNCER, startPgBouncer } from "../support/pgbouncer.ts";
 import { runProgram } from "../support/program.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { createWebhook } from "../support/scene.ts";
@@ -15,11 +12,6 @@ import { until } from "../support/until.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
 const skip = NO_PGBOUNCER;
-/** What a session pool has to let through, as the documentation says it. */
-const [LET_THROUGH = ""] =
-  /^ignore_startup_parameters = .*$/m.exec(
-    readFileSync(join(root, "docs/connecting.md"), "utf8"),
-  ) ?? [];
 
 void t.test("the documentation names every setting that a pool has to let through", (t) => {
   // These PgBouncer keeps track of by itself.

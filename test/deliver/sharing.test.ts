@@ -15,9 +15,12 @@ const DELIVERIES = WEBHOOKS * EVENTS;
 /** Starts a worker that connects to receivers from an address of its own, as one elsewhere does. */
 async function startWorkerAt(t: Test, url: string, address: string): Promise<void> {
   const script = `
+    import { syncBuiltinESMExports } from "node:module";
     import net from "node:net";
     const { connect } = net;
-    net.connect = (options) => connect({ ...options, localAddress: "${address}" });`;
+    net.connect = (options) => connect({ ...options, localAddress: "${address}" });
+    // What modules import by name is a copy.
+    syncBuiltinESMExports();`;
   const preload = `data:text/javascript,${encodeURIComponent(script)}`;
   await startWorkerProcess(t, url, { env: { NODE_OPTIONS: `--import=${preload}` } });
 }

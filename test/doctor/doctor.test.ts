@@ -5,7 +5,7 @@ import type { Sql } from "../../src/database/connect.ts";
 import { emptyDatabase, testDatabase } from "../support/database.ts";
 import { freePort } from "../support/example_receiver.ts";
 import { createLogin } from "../support/login.ts";
-import { NO_PGBOUNCER, startPgBouncer } from "../support/pgbouncer.ts";
+import { LET_THROUGH, NO_PGBOUNCER, startPgBouncer } from "../support/pgbouncer.ts";
 import { runProgram } from "../support/program.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
@@ -170,9 +170,7 @@ void t.test("it finds transactions that stay open", async (t) => {
 
 void t.test("it finds PgBouncer in transaction mode", { skip: NO_PGBOUNCER }, async (t) => {
   const { url } = await testDatabase(t);
-  const through = await startPgBouncer(t, url, "transaction", [
-    "ignore_startup_parameters = extra_float_digits",
-  ]);
+  const through = await startPgBouncer(t, url, "transaction", [LET_THROUGH]);
   const { code, output } = await doctor(through);
   t.equal(code, 1, output);
   t.match(output, /^pooler: .*transaction mode[^]*-> /m);

@@ -107,6 +107,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   redeliver_since: ["O", `webhookpub.redeliver_since('${scene.webhook}', 'epoch')`],
   test_webhook: ["O", `webhookpub.test_webhook('${scene.webhook}')`],
   retry_publish_failures: ["O", "webhookpub.retry_publish_failures()"],
+  check_event_types: [NOBODY, "webhookpub.check_event_types('[]')"],
   register_event_types: ["O", `webhookpub.register_event_types('[{"name": "a.b"}]')`],
   fan_out: ["WO", "webhookpub.fan_out()"],
   maintain: ["WO", "webhookpub.maintain()"],

@@ -1,9 +1,10 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
-import { chmodSync } from "node:fs";
+import { chmodSync, readFileSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { connect as connectSocket, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { root } from "../../src/config.ts";
 import type { Scope } from "./scope.ts";
 import { until } from "./until.ts";
 
@@ -16,6 +17,12 @@ export const NO_PGBOUNCER: false | string = (() => {
     return "there is no pgbouncer here";
   }
 })();
+
+/** What a session pool has to let through, as the documentation says it. */
+export const [LET_THROUGH = ""] =
+  /^ignore_startup_parameters = .*$/m.exec(
+    readFileSync(join(root, "docs/connecting.md"), "utf8"),
+  ) ?? [];
 
 /** Starts a PgBouncer before a server; returns the connection string through it. */
 export async function startPgBouncer(
