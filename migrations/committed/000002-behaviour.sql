@@ -1,5 +1,5 @@
 --! Previous: sha1:e420c08554c84f7f83c8cdd10d2a9d78ec342e73
---! Hash: sha1:84471e39ad535e575c53cf11d04f50a1177693e0
+--! Hash: sha1:193e8451cd2f30845215a56d850a6fdbda00e9ed
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -6133,7 +6133,7 @@ begin
     order by d.event_id, d.status = 'pending' desc, d.id desc
   ),
   replayable as materialized (
-    select l.*
+    select l.*, case when not p_dry_run then webhookpub.delivery_id(v_now) end as delivery_id
     from last as l
     where (l.status = 'failed' or (l.status = 'delivered' and not p_only_failed))
       and exists (
@@ -6146,22 +6146,23 @@ begin
   -- The queue first: there, one replay of an event is pending for a webhook.
   queued as (
     insert into webhookpub.queue as q (delivery_id, webhook_id, due_at, replay_of)
-    select webhookpub.delivery_id(v_now), v_webhook.id, v_now, r.event_id
+    select r.delivery_id, v_webhook.id, v_now, r.event_id
     from replayable as r
     where not p_dry_run
     order by r.event_created_at
     on conflict (replay_of, webhook_id) where replay_of is not null do nothing
-    returning q.delivery_id, q.replay_of
+    returning q.delivery_id
   ),
   created as (
     insert into webhookpub.delivery_history as h
       (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
        max_attempts, created_at)
     select
-      q.delivery_id, v_webhook.id, r.event_id, r.event_type, r.event_created_at, r.message_id,
+      r.delivery_id, v_webhook.id, r.event_id, r.event_type, r.event_created_at, r.message_id,
       v_replay_id, cardinality(v_webhook.retry_schedule) + 1, v_now
-    from queued as q
-    join replayable as r on r.event_id = q.replay_of
+    from replayable as r
+    -- "is true": looked up in a hash, never joined row by row, whatever stale statistics say.
+    where (r.delivery_id in (select q.delivery_id from queued as q)) is true
     returning h.id
   )
   select case when p_dry_run
@@ -6745,4 +6746,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '479c2c4b66d0dc82217834aaa2eb5deccf5688b76a39da053373528d079552d0');
+  ('000002', '072bd14ae02c330ee6d49651eda37c364bc417ae9e5a77d4ea21d9cf2a07ea72');

@@ -65,7 +65,7 @@ begin
     order by d.event_id, d.status = 'pending' desc, d.id desc
   ),
   replayable as materialized (
-    select l.*
+    select l.*, case when not p_dry_run then webhookpub.delivery_id(v_now) end as delivery_id
     from last as l
     where (l.status = 'failed' or (l.status = 'delivered' and not p_only_failed))
       and exists (
@@ -78,22 +78,23 @@ begin
   -- The queue first: there, one replay of an event is pending for a webhook.
   queued as (
     insert into webhookpub.queue as q (delivery_id, webhook_id, due_at, replay_of)
-    select webhookpub.delivery_id(v_now), v_webhook.id, v_now, r.event_id
+    select r.delivery_id, v_webhook.id, v_now, r.event_id
     from replayable as r
     where not p_dry_run
     order by r.event_created_at
     on conflict (replay_of, webhook_id) where replay_of is not null do nothing
-    returning q.delivery_id, q.replay_of
+    returning q.delivery_id
   ),
   created as (
     insert into webhookpub.delivery_history as h
       (id, webhook_id, event_id, event_type, event_created_at, message_id, replay_id,
        max_attempts, created_at)
     select
-      q.delivery_id, v_webhook.id, r.event_id, r.event_type, r.event_created_at, r.message_id,
+      r.delivery_id, v_webhook.id, r.event_id, r.event_type, r.event_created_at, r.message_id,
       v_replay_id, cardinality(v_webhook.retry_schedule) + 1, v_now
-    from queued as q
-    join replayable as r on r.event_id = q.replay_of
+    from replayable as r
+    -- "is true": looked up in a hash, never joined row by row, whatever stale statistics say.
+    where (r.delivery_id in (select q.delivery_id from queued as q)) is true
     returning h.id
   )
   select case when p_dry_run
