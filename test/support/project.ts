@@ -1,11 +1,13 @@
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import type { Test } from "tap";
 import { root } from "../../src/config.ts";
+import { codeOf } from "../../src/errors.ts";
 import type { Ended } from "./program.ts";
 import { until } from "./until.ts";
 
@@ -61,7 +63,32 @@ export async function npm(
   ...args: readonly string[]
 ): Promise<{ stdout: string; stderr: string }> {
   const all = [...clean(), "npm", command, "--no-audit", "--no-fund", ...NPM, ...args];
-  return await execute("env", all, { cwd });
+  const letGo = cwd === root ? await holdBuild() : undefined;
+  try {
+    return await execute("env", all, { cwd });
+  } finally {
+    await letGo?.();
+  }
+}
+
+/** Whoever packs builds dist/ anew: one at a time, of all the processes of a run. */
+async function holdBuild(): Promise<() => Promise<void>> {
+  const file = join(root, "node_modules/.build.pid");
+  for (;;) {
+    try {
+      await writeFile(file, String(process.pid), { flag: "wx" });
+      return () => rm(file, { force: true });
+    } catch (error) {
+      if (codeOf(error) !== "EEXIST") throw error;
+    }
+    const holder = Number(await readFile(file, "utf8").catch(() => "")) || process.pid;
+    try {
+      process.kill(holder, 0);
+    } catch {
+      await rm(file, { force: true }); // it was killed
+    }
+    await sleep(100);
+  }
 }
 
 /** What `env` takes for an environment of these variables and no others. */
