@@ -25,7 +25,7 @@ import { differs, older } from "./schema.ts";
 const APPLICATION_NAME = "webhookpub-migrate";
 const LEDGER_HINT = `Your application uses graphile-migrate, too, and its ledger has room for one owner.
 Install webhookpub with your own migrations instead: run \`npx graphile-worker --schema-only\`,
-then add what \`${runs("sql")}\` prints to your migrations.`;
+then add what \`${runs("sql")}\` prints to your migrations: docs/migrations.md says how.`;
 
 interface Options {
   /** Also where workers of an older graphile-worker could not go on. */
