@@ -122,7 +122,7 @@ void t.test("a worker told to stop finishes what it has and takes nothing new", 
   await publish(sql, { count: 10 });
   await receiver.received(6);
   worker.kill("SIGTERM");
-  await until(() => worker.output().includes("SIGTERM"), "the worker to hear it");
+  await until(() => worker.output().includes("worker draining"), "the worker to heed it");
   open();
   t.equal(await worker.ended(), "SIGTERM");
 
