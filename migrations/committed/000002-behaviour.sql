@@ -1,5 +1,5 @@
 --! Previous: sha1:e420c08554c84f7f83c8cdd10d2a9d78ec342e73
---! Hash: sha1:193e8451cd2f30845215a56d850a6fdbda00e9ed
+--! Hash: sha1:3a59ebb93d636ef05282ecfd2a35fb60038c6a53
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -3405,47 +3405,70 @@ $$;
 comment on function webhookpub.end_deliveries (text[], text) is
   'Ends these deliveries, which are pending and locked, as failed or cancelled; returns how many.';
 --! EndIncluded 4_record/end_deliveries.sql
---! Included 4_record/hold_gone.sql
--- Locks the webhooks that answered 410: they are to be disabled in the same transaction.
+--! Included 4_record/hold_answers.sql
+-- Locks the webhooks that have to learn of an answer in the transaction that records it: one
+-- that answered 410 is disabled, one whose receiver wants to be left alone pauses, and a probe
+-- that failed keeps its circuit open. Lost, it would send the next request at once.
 --
 -- Called by  webhookpub.record_attempts.
 -- Locks      those webhooks, skipping what somebody else holds.
 -- Returns    the deliveries whose webhooks somebody holds: their answers have to wait.
+--
+-- None waits longer than its lease lasts, but for a 410, which is the last answer: it would go
+-- out again, and be taken for one whose worker was lost.
 
-create or replace function webhookpub.hold_gone (
+create or replace function webhookpub.hold_answers (
   p_delivery_ids text[],
-  p_status_codes integer[]
+  p_status_codes integer[],
+  p_retry_afters text[],
+  p_now timestamptz
 )
   returns text[]
   language sql
   volatile
 as $$
-  with gone as materialized (
-    select h.id, w.id as webhook_id
-    from unnest(p_delivery_ids, p_status_codes) as r (delivery_id, status_code)
+  with told as materialized (
+    select q.delivery_id, w.id as webhook_id
+    from unnest(p_delivery_ids, p_status_codes, p_retry_afters)
+      as r (delivery_id, status_code, retry_after)
+    -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
     cross join lateral (
-      select h.id, h.webhook_id
-      from webhookpub.delivery_history as h
-      where h.id = r.delivery_id and h.status = 'pending' and r.status_code = 410
+      select q.delivery_id, q.webhook_id
+      from webhookpub.queue as q
+      where q.delivery_id = r.delivery_id
+        and (
+          r.status_code = 410
+          or (
+            (r.status_code is null or (r.status_code in (429, 503) and r.retry_after <> ''))
+            and q.leased
+            and q.due_at > p_now + interval '5 seconds'
+          )
+        )
       offset 0
-    ) as h
-    join webhookpub.webhooks as w on w.id = h.webhook_id
-    where w.enabled
+    ) as q
+    cross join lateral (
+      select w.id
+      from webhookpub.webhooks as w
+      where w.id = q.webhook_id
+        and w.enabled
+        and (r.status_code is not null or w.circuit_retry_at <= p_now)
+      offset 0
+    ) as w
   ),
   locked as materialized (
     select w.id
     from webhookpub.webhooks as w
-    where w.id = any (array(select g.webhook_id from gone as g))
+    where w.id = any (array(select t.webhook_id from told as t))
     for no key update of w skip locked
   )
-  select coalesce(array_agg(g.id) filter (where l.id is null), '{}')
-  from gone as g
-  left join locked as l on l.id = g.webhook_id;
+  select coalesce(array_agg(t.delivery_id) filter (where l.id is null), '{}')
+  from told as t
+  left join locked as l on l.id = t.webhook_id;
 $$;
 
-comment on function webhookpub.hold_gone (text[], integer[]) is
-  'Locks the webhooks that answered 410; returns the deliveries of those that somebody else holds.';
---! EndIncluded 4_record/hold_gone.sql
+comment on function webhookpub.hold_answers (text[], integer[], text[], timestamptz) is
+  'Locks the webhooks that have to learn of these answers; returns the deliveries of those that somebody else holds.';
+--! EndIncluded 4_record/hold_answers.sql
 --! Included 4_record/judge_answers.sql
 -- Decides what each answer means for its delivery.
 --
@@ -3597,7 +3620,8 @@ comment on function webhookpub.publish_delivery_failed (text[]) is
 -- It is approximate: what answers say (last_delivered_at, failing_since, failures, the circuit) is
 -- lost while somebody else holds the webhook, be it another record. Later answers say it again: a
 -- circuit may open or close some attempts late. None is disabled because of that
--- (webhookpub.disable_failing).
+-- (webhookpub.disable_failing). What would send requests that nobody wants is told later instead
+-- (webhookpub.hold_answers).
 --
 -- A receiver that answers 429 or 503 with Retry-After is left alone until then, an hour at a time
 -- at most: what waits for it burns no attempt (webhookpub.requests_allowed).
@@ -3735,8 +3759,9 @@ declare
   v_answers webhookpub.answer[];
   v_seen record;
 begin
-  if 410 = any (p_status_codes) then
-    v_held := webhookpub.hold_gone(p_delivery_ids, p_status_codes);
+  -- No status is no answer.
+  if p_status_codes && '{410,429,503}' or array_position(p_status_codes, null) is not null then
+    v_held := webhookpub.hold_answers(p_delivery_ids, p_status_codes, p_retry_afters, v_now);
   end if;
   v_answers := webhookpub.judge_answers(
     p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes, p_status_codes,
@@ -6746,4 +6771,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '072bd14ae02c330ee6d49651eda37c364bc417ae9e5a77d4ea21d9cf2a07ea72');
+  ('000002', 'a4ad4d1aea33a37091358af709b6af8663bb0c15d0c459d9d4581acc96203883');

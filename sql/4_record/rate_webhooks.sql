@@ -6,7 +6,8 @@
 -- It is approximate: what answers say (last_delivered_at, failing_since, failures, the circuit) is
 -- lost while somebody else holds the webhook, be it another record. Later answers say it again: a
 -- circuit may open or close some attempts late. None is disabled because of that
--- (webhookpub.disable_failing).
+-- (webhookpub.disable_failing). What would send requests that nobody wants is told later instead
+-- (webhookpub.hold_answers).
 --
 -- A receiver that answers 429 or 503 with Retry-After is left alone until then, an hour at a time
 -- at most: what waits for it burns no attempt (webhookpub.requests_allowed).

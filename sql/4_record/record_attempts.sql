@@ -42,8 +42,9 @@ declare
   v_answers webhookpub.answer[];
   v_seen record;
 begin
-  if 410 = any (p_status_codes) then
-    v_held := webhookpub.hold_gone(p_delivery_ids, p_status_codes);
+  -- No status is no answer.
+  if p_status_codes && '{410,429,503}' or array_position(p_status_codes, null) is not null then
+    v_held := webhookpub.hold_answers(p_delivery_ids, p_status_codes, p_retry_afters, v_now);
   end if;
   v_answers := webhookpub.judge_answers(
     p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes, p_status_codes,

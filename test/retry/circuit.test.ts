@@ -336,6 +336,38 @@ void t.test("in SQL", async (t) => {
     t.strictSame(row, { disabled_reason: "failing" });
   });
 
+  await t.test("a probe that fails counts, whoever holds the webhook meanwhile", async (t) => {
+    const id = await scene(sql);
+    await open(sql, id);
+    await endPause(sql, id);
+    const [probe] = await lease(sql, id);
+    const failed = answerTo(probe!, SILENT, 1);
+    await sql.begin(async (tx) => {
+      await tx`select from webhookpub.webhooks where id = ${id} for update`;
+      t.strictSame(await recordAttempts(sql, [failed]), [probe!.delivery_id], "it is told later");
+      t.strictSame(await lease(sql, id), [], "and no other goes out until then");
+    });
+    t.ok(await opensFor(sql, id, 20, () => record(sql, [probe!], SILENT)));
+    t.match(await circuit(sql, id), { open: true, unanswered: LIMIT + 1 });
+  });
+
+  await t.test("but it is not held until its lease ends: it would go out again", async (t) => {
+    const id = await scene(sql);
+    await open(sql, id);
+    await endPause(sql, id);
+    const [probe] = await lease(sql, id);
+    await sql`
+      update webhookpub.queue set due_at = clock_timestamp() + interval '4 seconds'
+      where delivery_id = ${probe!.delivery_id}`;
+    await sql.begin(async (tx) => {
+      await tx`select from webhookpub.webhooks where id = ${id} for update`;
+      t.strictSame(await recordAttempts(sql, [answerTo(probe!, SILENT, 1)]), []);
+    });
+    const [row] = await sql`
+      select leased, attempt, lost from webhookpub.queue where delivery_id = ${probe!.delivery_id}`;
+    t.strictSame(row, { leased: false, attempt: 1, lost: 0 });
+  });
+
   await t.test("of what is recorded at once some counts, and nothing twice", async (t) => {
     const id = await scene(sql);
     const leases = await lease(sql, id);

@@ -79,6 +79,27 @@ void t.test("an answer with Retry-After pauses its webhook, and no other", async
   t.equal(await pauseOf(sql, id), null, "an operator ends it");
 });
 
+void t.test("the pause that an answer asks for begins, whoever holds the webhook", async (t) => {
+  const { sql } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  await publish(sql, { count: 2 });
+  await sql`select webhookpub.fan_out()`;
+  const answers = (await leaseDeliveries(sql, [id])).map((leased, i) =>
+    answerTo(
+      leased,
+      { kind: "responded", statusCode: 429, body: "", retryAfter: i === 0 ? "60" : null },
+      1,
+    ),
+  );
+  await sql.begin(async (tx) => {
+    await tx`select from webhookpub.webhooks where id = ${id} for update`;
+    const held = await recordAttempts(sql, answers);
+    t.strictSame(held, [answers[0]!.deliveryId], "only what asks for one is told later");
+  });
+  t.strictSame(await recordAttempts(sql, answers.slice(0, 1)), []);
+  t.equal(await pauseOf(sql, id), 60);
+});
+
 void t.test("a receiver that takes 10 a second gets all, and none fails", async (t) => {
   const { sql, url } = await testDatabase(t);
   const receiver = await startReceiver(t);

@@ -184,7 +184,10 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   signed_requests: [NOBODY, `webhookpub.signed_requests(array['${scene.delivery}'])`],
   first_delivery_prefix: [NOBODY, `webhookpub.first_delivery_prefix('evt_1', ${now})`],
   end_deliveries: [NOBODY, "webhookpub.end_deliveries('{}', 'cancelled')"],
-  hold_gone: [NOBODY, `webhookpub.hold_gone(array['${scene.delivery}'], '{410}')`],
+  hold_answers: [
+    NOBODY,
+    `webhookpub.hold_answers(array['${scene.delivery}'], '{410}', '{null}', ${now})`,
+  ],
   judge_answers: [
     NOBODY,
     `webhookpub.judge_answers('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', ${now})`,
