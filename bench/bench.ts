@@ -7,6 +7,7 @@ import { disk } from "./disk.ts";
 import { fanOut } from "./fan_out.ts";
 import { isolation } from "./isolation.ts";
 import { latency } from "./latency.ts";
+import { live } from "./live.ts";
 import { memory } from "./memory.ts";
 import { publish } from "./publish.ts";
 import { publishIdle } from "./publish_idle.ts";
@@ -31,6 +32,7 @@ const BENCHES: Record<string, Bench> = {
   xmin,
   views,
   cost,
+  live,
   disk,
 };
 

@@ -124,7 +124,7 @@ async function backlog(system: System, events: number): Promise<Record<Stage, Sp
 }
 
 /** Waits for the end, and asks seldom: that costs, too. */
-async function settled({ sql }: System): Promise<void> {
+export async function settled({ sql }: System): Promise<void> {
   for (;;) {
     const [row] = await sql<[{ pending: boolean }]>`
       select exists (select from webhookpub.events where status = 'pending')
