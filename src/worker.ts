@@ -69,7 +69,7 @@ async function start(url: string | undefined, log: Log, onTick: () => void): Pro
   const limits = { statementMs: BATCH_MS, hurry: hurry.signal };
   const pools = {
     batches: makePool(url, { ...limits, max: CONNECTIONS, onnotice: vitals.told }),
-    fanOut: makePool(url, { ...limits, max: 1 }),
+    fanOut: makePool(url, { ...limits, max: 1, onnotice: vitals.told }),
     upkeep: makePool(url, {
       statementMs: ROUND_MS,
       hurry: hurry.signal,

@@ -1,5 +1,5 @@
 --! Previous: sha1:e420c08554c84f7f83c8cdd10d2a9d78ec342e73
---! Hash: sha1:3a59ebb93d636ef05282ecfd2a35fb60038c6a53
+--! Hash: sha1:9559d2238d0e117c07ed0db9053694b0d4c762dc
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2036,6 +2036,11 @@ begin
       if v_events is null then
         raise; -- No event's fault: none was taken.
       end if;
+      if cardinality(v_events) > 1 then
+        -- A culprit says so itself. If there is none, this is all that is seen of it.
+        raise warning 'a batch of % events goes one by one: % (%)',
+          cardinality(v_events), sqlerrm, sqlstate;
+      end if;
       v_done := webhookpub.fan_out_singly(array(select e.id from unnest(v_events) as e));
       webhook_ids := v_done.webhook_ids;
       event_count := v_done.event_count;
@@ -2553,7 +2558,8 @@ begin
   with delivery as (
     select
       g.webhook_id, g.ids, r.leased_until,
-      coalesce(greatest(least(r.room, cardinality(g.ids)), 0), 0) as room
+      -- Not least() alone: that takes a null for all of them.
+      greatest(least(coalesce(r.room, 0), cardinality(g.ids)), 0) as room
     from (
       select p.webhook_id, array_agg(p.id) as ids
       from unnest(p_delivery_ids, p_webhook_ids) as p (id, webhook_id)
@@ -6771,4 +6777,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'a4ad4d1aea33a37091358af709b6af8663bb0c15d0c459d9d4581acc96203883');
+  ('000002', 'd3fadd2531dd15d7eaf8045a6b4dce0ad6f8d692839d8807bac7cb369425161d');

@@ -33,7 +33,8 @@ begin
   with delivery as (
     select
       g.webhook_id, g.ids, r.leased_until,
-      coalesce(greatest(least(r.room, cardinality(g.ids)), 0), 0) as room
+      -- Not least() alone: that takes a null for all of them.
+      greatest(least(coalesce(r.room, 0), cardinality(g.ids)), 0) as room
     from (
       select p.webhook_id, array_agg(p.id) as ids
       from unnest(p_delivery_ids, p_webhook_ids) as p (id, webhook_id)

@@ -65,6 +65,16 @@ void t.test(
   },
 );
 
+void t.test("one webhook that has something waiting keeps others from nothing", async (t) => {
+  const { sql } = await testDatabase(t);
+  const { id: behind } = await createWebhook(sql, { userId: "behind" });
+  const { id: well } = await createWebhook(sql, { userId: "well" });
+  await publish(sql, { userId: "behind", count: 3 });
+  t.strictSame(await born(sql, [behind], 0), [0]);
+  for (const userId of ["behind", "well"]) await publish(sql, { userId, count: 2 });
+  t.strictSame(await born(sql, [behind, well], 100), [0, 2]);
+});
+
 void t.test("one batch leases no more than there is room for, over all its webhooks", async (t) => {
   const { sql } = await testDatabase(t);
   const ids: string[] = [];
