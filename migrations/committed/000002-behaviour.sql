@@ -1,5 +1,5 @@
 --! Previous: sha1:e420c08554c84f7f83c8cdd10d2a9d78ec342e73
---! Hash: sha1:9559d2238d0e117c07ed0db9053694b0d4c762dc
+--! Hash: sha1:eb20af80bc20a94e1d8b6e1acd90ae4ef6574d69
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -5613,7 +5613,7 @@ as $$
         'run webhookpub migrate'),
       (pg_notification_queue_usage() > 0.25,
         'notifications', format('the queue of NOTIFY is %s %% full', n.percent),
-        'end who listens in an open transaction: pg_stat_activity, by xact_start'),
+        'end who listens in an open transaction: webhookpub.sessions, by transaction_began_at'),
       (x.since < clock_timestamp() - interval '1 hour',
         'transactions', format('process %s has one open since %s: dead rows pile up', x.pid, x.since),
         format('select pg_terminate_backend(%s)', x.pid)),
@@ -5686,7 +5686,7 @@ as $$
         'look at in_flight in webhookpub.webhook_health: a slow receiver, or too few workers'),
       (j.failing > 0,
         'jobs', format('%s tasks fail: %s', j.failing, j.last_error),
-        'look at graphile_worker.jobs'),
+        'look at last_error in webhookpub.jobs'),
       (u.finished_at < clock_timestamp() - interval '10 minutes',
         'upkeep', format('it was last done at %s', u.finished_at),
         'is a worker connected, and does its log say why?'),
@@ -5720,6 +5720,71 @@ comment on view webhookpub.envelopes_by_event is
 comment on column webhookpub.envelopes_by_event.envelope is
   'The JSON text that is POSTed and signed.';
 --! EndIncluded 7_inspect/envelopes_by_event.sql
+--! Included 7_inspect/read_jobs.sql
+-- Reads the jobs of webhookpub's tasks for those who may not look into graphile-worker's schema.
+-- Of a host's own jobs nothing, and of none its payload.
+--
+-- Called by  the view webhookpub.jobs.
+
+create or replace function webhookpub.read_jobs ()
+  returns table (
+    job_id text,
+    task text,
+    webhook_id text,
+    run_at timestamptz,
+    locked_at timestamptz,
+    locked_by text,
+    attempts integer,
+    max_attempts integer,
+    last_error text
+  )
+  language sql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select
+    j.id::text,
+    j.task_identifier,
+    case when j.task_identifier = 'webhook_deliver' then j.key end,
+    j.run_at,
+    j.locked_at,
+    j.locked_by,
+    j.attempts::integer,
+    j.max_attempts::integer,
+    j.last_error
+  from graphile_worker.jobs as j
+  where j.task_identifier in ('webhook_deliver', 'webhook_fan_out', 'webhook_maintain');
+$$;
+
+comment on function webhookpub.read_jobs () is
+  'The rows of webhookpub.jobs, for those who may not look into graphile-worker''s schema.';
+--! EndIncluded 7_inspect/read_jobs.sql
+--! Included 7_inspect/jobs.sql
+-- The jobs of webhookpub's tasks, which graphile-worker has.
+--
+-- Called by  psql.
+
+create or replace view webhookpub.jobs
+  with (security_invoker = true)
+as
+  select
+    j.job_id, j.task, j.webhook_id, j.run_at, j.locked_at, j.locked_by, j.attempts,
+    j.max_attempts, j.last_error
+  from webhookpub.read_jobs() as j;
+
+comment on view webhookpub.jobs is
+  'The jobs of webhookpub''s tasks, and no others: whether they run, and why they failed.';
+comment on column webhookpub.jobs.job_id is 'graphile-worker''s id of it.';
+comment on column webhookpub.jobs.task is 'webhook_fan_out, webhook_deliver or webhook_maintain.';
+comment on column webhookpub.jobs.webhook_id is
+  'Whose deliveries it is for; null: it is no webhook_deliver, or one that goes by another key.';
+comment on column webhookpub.jobs.run_at is 'When it is due.';
+comment on column webhookpub.jobs.locked_at is 'Since when a worker has it; null: none has.';
+comment on column webhookpub.jobs.locked_by is 'Which.';
+comment on column webhookpub.jobs.attempts is 'How often it was begun; above 1 it has failed.';
+comment on column webhookpub.jobs.max_attempts is 'How often it may be; upkeep removes it then.';
+--! EndIncluded 7_inspect/jobs.sql
 --! Included 7_inspect/last_migration.sql
 -- Says which migration was the last: a worker refuses a schema of another than it brings.
 --
@@ -5804,6 +5869,65 @@ comment on column webhookpub.metrics.labels is
   'What tells rows of one name apart; empty where there is one.';
 comment on column webhookpub.metrics.value is 'The number, as of now.';
 --! EndIncluded 7_inspect/metrics.sql
+--! Included 7_inspect/read_partitions.sql
+-- Reads what partitions there are, and whether DEFAULT has rows, which nobody else may look
+-- into: a partition would show the rows of everybody.
+--
+-- Called by  the view webhookpub.partitions.
+
+create or replace function webhookpub.read_partitions ()
+  returns table (
+    table_name name,
+    partition_name name,
+    first_day date,
+    last_day date,
+    bytes bigint,
+    has_strays boolean
+  )
+  language sql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select
+    t.relname,
+    c.relname,
+    p.first_day,
+    p.last_day,
+    pg_total_relation_size(c.oid),
+    case when p.name is null then webhookpub.has_strays(t.oid) end
+  from pg_class as t
+  join pg_inherits as i on i.inhparent = t.oid
+  join pg_class as c on c.oid = i.inhrelid
+  left join webhookpub.partitions_of(t.oid) as p on p.name = c.relname
+  where t.oid in ('webhookpub.envelopes'::regclass, 'webhookpub.attempts'::regclass)
+    and c.relkind = 'r';
+$$;
+
+comment on function webhookpub.read_partitions () is
+  'The rows of webhookpub.partitions, for those who may not look into partitions.';
+--! EndIncluded 7_inspect/read_partitions.sql
+--! Included 7_inspect/partitions.sql
+-- The partitions of envelopes and attempts: what there is of each, and whether upkeep runs.
+--
+-- Called by  psql.
+
+create or replace view webhookpub.partitions
+  with (security_invoker = true)
+as
+  select p.table_name, p.partition_name, p.first_day, p.last_day, p.bytes, p.has_strays
+  from webhookpub.read_partitions() as p;
+
+comment on view webhookpub.partitions is
+  'The partitions of envelopes and attempts: of which days, how large, and whether DEFAULT has rows.';
+comment on column webhookpub.partitions.table_name is 'envelopes or attempts.';
+comment on column webhookpub.partitions.partition_name is 'Its name.';
+comment on column webhookpub.partitions.first_day is 'The first day (UTC) in it; null: it is DEFAULT.';
+comment on column webhookpub.partitions.last_day is 'The last.';
+comment on column webhookpub.partitions.bytes is 'What it takes, with its indexes.';
+comment on column webhookpub.partitions.has_strays is
+  'Of DEFAULT: whether it has rows, for which upkeep had made no partition; else null.';
+--! EndIncluded 7_inspect/partitions.sql
 --! Included 7_inspect/read_metrics.sql
 -- What webhookpub.metrics says, for workers, which may not read the tables behind it.
 --
@@ -5826,6 +5950,73 @@ $$;
 comment on function webhookpub.read_metrics () is
   'The rows of webhookpub.metrics, for workers, which may not read the tables behind it.';
 --! EndIncluded 7_inspect/read_metrics.sql
+--! Included 7_inspect/read_sessions.sql
+-- Reads the sessions of this database as its owner sees them: PostgreSQL shows a role no more
+-- than the names of others' sessions. What they say is not read: data may be in it.
+--
+-- Called by  the view webhookpub.sessions.
+
+create or replace function webhookpub.read_sessions ()
+  returns table (
+    pid integer,
+    role_name name,
+    application_name text,
+    client_addr inet,
+    connected_at timestamptz,
+    transaction_began_at timestamptz,
+    state text,
+    waits_for integer[]
+  )
+  language sql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+  select
+    a.pid,
+    a.usename,
+    a.application_name,
+    a.client_addr,
+    a.backend_start,
+    a.xact_start,
+    a.state,
+    -- Looking it up stops the lock manager for an instant: only where there is something to find.
+    case when a.wait_event_type = 'Lock' then pg_blocking_pids(a.pid) end
+  from pg_stat_activity as a
+  where a.datname = current_database();
+$$;
+
+comment on function webhookpub.read_sessions () is
+  'The rows of webhookpub.sessions, for those to whom PostgreSQL shows no others'' sessions.';
+--! EndIncluded 7_inspect/read_sessions.sql
+--! Included 7_inspect/sessions.sql
+-- Who is connected to this database, workers and all others.
+--
+-- Called by  psql.
+
+create or replace view webhookpub.sessions
+  with (security_invoker = true)
+as
+  select
+    s.pid, s.role_name, s.application_name, s.client_addr, s.connected_at,
+    s.transaction_began_at, s.state, s.waits_for
+  from webhookpub.read_sessions() as s;
+
+comment on view webhookpub.sessions is
+  'Who is connected to this database and who waits for whom, as far as webhookpub''s owner may see it.';
+comment on column webhookpub.sessions.pid is 'Its process, for pg_terminate_backend.';
+comment on column webhookpub.sessions.role_name is 'Who it logged in as.';
+comment on column webhookpub.sessions.application_name is
+  'webhookpub and webhookpub-jobs are a worker''s.';
+comment on column webhookpub.sessions.client_addr is
+  'From where; null: through a socket, or the owner may not see it.';
+comment on column webhookpub.sessions.connected_at is 'Since when.';
+comment on column webhookpub.sessions.transaction_began_at is
+  'Since when it has a transaction open; null: it has none.';
+comment on column webhookpub.sessions.state is 'active, idle, idle in transaction and so on.';
+comment on column webhookpub.sessions.waits_for is
+  'The processes that hold the lock that it waits for; null: it waits for none.';
+--! EndIncluded 7_inspect/sessions.sql
 --! Included 7_inspect/version.sql
 -- The version of this schema: that of the package that installed it.
 --
@@ -6506,7 +6697,10 @@ begin
   grant execute on function webhookpub.event_id, webhookpub.is_valid_event_type
   to webhookpub_publisher, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 
-  grant execute on function webhookpub.check_privileges, webhookpub.diagnose
+  -- The read_* are behind views.
+  grant execute on function
+    webhookpub.check_privileges, webhookpub.diagnose, webhookpub.read_jobs,
+    webhookpub.read_sessions, webhookpub.read_partitions
   to webhookpub_operator, webhookpub_readonly;
 
   grant execute on function webhookpub.version, webhookpub.last_migration
@@ -6593,7 +6787,7 @@ begin
   -- What is not about one user alone.
   grant select on
     webhookpub.settings, webhookpub.backlog, webhookpub.metrics, webhookpub.attempts_recorded,
-    webhookpub.upkeep
+    webhookpub.upkeep, webhookpub.jobs, webhookpub.sessions, webhookpub.partitions
   to webhookpub_operator, webhookpub_readonly;
 
   -- For deliveries.expires_at.
@@ -6777,4 +6971,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'd3fadd2531dd15d7eaf8045a6b4dce0ad6f8d692839d8807bac7cb369425161d');
+  ('000002', '2d0bc17e579fbe0cacfaccd8a9fca99975edd9a67be5a978b96f98d552e17a46');

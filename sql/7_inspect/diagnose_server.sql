@@ -42,7 +42,7 @@ as $$
         'run webhookpub migrate'),
       (pg_notification_queue_usage() > 0.25,
         'notifications', format('the queue of NOTIFY is %s %% full', n.percent),
-        'end who listens in an open transaction: pg_stat_activity, by xact_start'),
+        'end who listens in an open transaction: webhookpub.sessions, by transaction_began_at'),
       (x.since < clock_timestamp() - interval '1 hour',
         'transactions', format('process %s has one open since %s: dead rows pile up', x.pid, x.since),
         format('select pg_terminate_backend(%s)', x.pid)),

@@ -56,7 +56,7 @@ as $$
         'look at in_flight in webhookpub.webhook_health: a slow receiver, or too few workers'),
       (j.failing > 0,
         'jobs', format('%s tasks fail: %s', j.failing, j.last_error),
-        'look at graphile_worker.jobs'),
+        'look at last_error in webhookpub.jobs'),
       (u.finished_at < clock_timestamp() - interval '10 minutes',
         'upkeep', format('it was last done at %s', u.finished_at),
         'is a worker connected, and does its log say why?'),

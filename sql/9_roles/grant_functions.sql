@@ -52,7 +52,10 @@ begin
   grant execute on function webhookpub.event_id, webhookpub.is_valid_event_type
   to webhookpub_publisher, webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 
-  grant execute on function webhookpub.check_privileges, webhookpub.diagnose
+  -- The read_* are behind views.
+  grant execute on function
+    webhookpub.check_privileges, webhookpub.diagnose, webhookpub.read_jobs,
+    webhookpub.read_sessions, webhookpub.read_partitions
   to webhookpub_operator, webhookpub_readonly;
 
   grant execute on function webhookpub.version, webhookpub.last_migration

@@ -29,7 +29,7 @@ begin
   -- What is not about one user alone.
   grant select on
     webhookpub.settings, webhookpub.backlog, webhookpub.metrics, webhookpub.attempts_recorded,
-    webhookpub.upkeep
+    webhookpub.upkeep, webhookpub.jobs, webhookpub.sessions, webhookpub.partitions
   to webhookpub_operator, webhookpub_readonly;
 
   -- For deliveries.expires_at.

@@ -21,7 +21,7 @@ const definers = await sql<{ name: string; signature: string; path: string }[]>`
   order by 1`;
 
 /** Nothing in it is looked up by a bare name, pinned or not. */
-const IMMUNE = ["diagnose", "read_metrics", "tg_event_types__copy_names"];
+const IMMUNE = ["diagnose", "read_jobs", "read_metrics", "tg_event_types__copy_names"];
 
 /**
  * One life of a webhook and its events, through every security definer function: whose
@@ -51,6 +51,9 @@ const LIFE: readonly (readonly [name: string, statement: string])[] = [
   ],
   ["webhook_publish", `select webhook_publish('a.b', 'user_1', '{"a": 1}', labels => '{vip}')`],
   ["read_metrics", "select webhookpub.read_metrics()"],
+  ["read_jobs", "select webhookpub.read_jobs()"],
+  ["read_partitions", "select webhookpub.read_partitions()"],
+  ["read_sessions", "select webhookpub.read_sessions()"],
   ["wake", "select webhookpub.wake()"],
   ["fan_out", "select webhookpub.fan_out()"],
   ["fan_out_batch", "select webhookpub.fan_out_batch()"],

@@ -56,6 +56,8 @@ async function readable(role: string) {
 
 /** Belongs to nobody. */
 const SHARED = ["event_types"];
+/** Behind functions, which are another privilege. */
+const CALLS = ["jobs", "partitions", "sessions"];
 /** Only numbers, over what the reader may see. */
 const SUMS = ["backlog", "metrics"];
 
@@ -199,6 +201,10 @@ void t.test("what is granted by mistake opens neither secrets nor others' rows",
   t.ok(relations.length > 40);
   for (const { name } of relations) {
     if ([...SHARED, ...SUMS, "settings", "upkeep"].includes(name)) continue;
+    if (CALLS.includes(name)) {
+      await t.rejects(session`select from webhookpub.${session(name)}`, { code: "42501" }, name);
+      continue;
+    }
     t.equal((await session`select from webhookpub.${session(name)}`).count, 0, name);
   }
   await sql.unsafe(
