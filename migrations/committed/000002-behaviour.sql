@@ -1,5 +1,5 @@
 --! Previous: sha1:e420c08554c84f7f83c8cdd10d2a9d78ec342e73
---! Hash: sha1:eb20af80bc20a94e1d8b6e1acd90ae4ef6574d69
+--! Hash: sha1:57c9e20cea9251cca6af18c1572735fb431ee22e
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2036,12 +2036,7 @@ begin
       if v_events is null then
         raise; -- No event's fault: none was taken.
       end if;
-      if cardinality(v_events) > 1 then
-        -- A culprit says so itself. If there is none, this is all that is seen of it.
-        raise warning 'a batch of % events goes one by one: % (%)',
-          cardinality(v_events), sqlerrm, sqlstate;
-      end if;
-      v_done := webhookpub.fan_out_singly(array(select e.id from unnest(v_events) as e));
+      v_done := webhookpub.fan_out_singly(v_events, format('%s (%s)', sqlerrm, sqlstate));
       webhook_ids := v_done.webhook_ids;
       event_count := v_done.event_count;
       delivery_count := v_done.delivery_count;
@@ -2225,7 +2220,8 @@ comment on function webhookpub.fan_out_events (webhookpub.events[], integer) is
 --            they are for.
 
 create or replace function webhookpub.fan_out_singly (
-  p_ids text[],
+  p_events webhookpub.events[],
+  p_why text,
   out event_count integer,
   out delivery_count integer,
   out webhook_ids text[]
@@ -2241,7 +2237,11 @@ declare
 begin
   event_count := 0;
   delivery_count := 0;
-  foreach v_id in array p_ids loop
+  if cardinality(p_events) > 1 then
+    -- A culprit keeps its error. If there is none, nothing else tells of this one.
+    raise warning 'a batch of % events goes one by one: %', cardinality(p_events), p_why;
+  end if;
+  foreach v_id in array array(select e.id from unnest(p_events) as e) loop
     begin
       select array_agg(p.event) into v_events
       from (
@@ -2270,7 +2270,7 @@ begin
 end;
 $$;
 
-comment on function webhookpub.fan_out_singly (text[]) is
+comment on function webhookpub.fan_out_singly (webhookpub.events[], text) is
   'Fans events out one by one; a culprit keeps its error and waits, while the others go on.';
 --! EndIncluded 2_fan_out/fan_out_singly.sql
 --! Included 5_retry/next_attempt_at.sql
@@ -6971,4 +6971,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '2d0bc17e579fbe0cacfaccd8a9fca99975edd9a67be5a978b96f98d552e17a46');
+  ('000002', 'def2263ae79c6469afda7d001aadc3b0bdedaea28770a049186c403ce1d2c7b4');

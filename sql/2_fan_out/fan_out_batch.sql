@@ -71,12 +71,7 @@ begin
       if v_events is null then
         raise; -- No event's fault: none was taken.
       end if;
-      if cardinality(v_events) > 1 then
-        -- A culprit says so itself. If there is none, this is all that is seen of it.
-        raise warning 'a batch of % events goes one by one: % (%)',
-          cardinality(v_events), sqlerrm, sqlstate;
-      end if;
-      v_done := webhookpub.fan_out_singly(array(select e.id from unnest(v_events) as e));
+      v_done := webhookpub.fan_out_singly(v_events, format('%s (%s)', sqlerrm, sqlstate));
       webhook_ids := v_done.webhook_ids;
       event_count := v_done.event_count;
       delivery_count := v_done.delivery_count;

@@ -7,7 +7,8 @@
 --            they are for.
 
 create or replace function webhookpub.fan_out_singly (
-  p_ids text[],
+  p_events webhookpub.events[],
+  p_why text,
   out event_count integer,
   out delivery_count integer,
   out webhook_ids text[]
@@ -23,7 +24,11 @@ declare
 begin
   event_count := 0;
   delivery_count := 0;
-  foreach v_id in array p_ids loop
+  if cardinality(p_events) > 1 then
+    -- A culprit keeps its error. If there is none, nothing else tells of this one.
+    raise warning 'a batch of % events goes one by one: %', cardinality(p_events), p_why;
+  end if;
+  foreach v_id in array array(select e.id from unnest(p_events) as e) loop
     begin
       select array_agg(p.event) into v_events
       from (
@@ -52,5 +57,5 @@ begin
 end;
 $$;
 
-comment on function webhookpub.fan_out_singly (text[]) is
+comment on function webhookpub.fan_out_singly (webhookpub.events[], text) is
   'Fans events out one by one; a culprit keeps its error and waits, while the others go on.';

@@ -159,7 +159,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   check_webhook: [NOBODY, "webhookpub.check_webhook(null)"],
   events_by_turn: [NOBODY, "webhookpub.events_by_turn(0, now())"],
   fail_events: [NOBODY, "webhookpub.fail_events('{}', '')"],
-  fan_out_singly: [NOBODY, "webhookpub.fan_out_singly('{}')"],
+  fan_out_singly: [NOBODY, "webhookpub.fan_out_singly('{}', '')"],
   fit_batch: [NOBODY, "webhookpub.fit_batch('{}', 0)"],
   time_is_up: [NOBODY, "webhookpub.time_is_up()"],
   predicate_fault: [NOBODY, "webhookpub.predicate_fault('$.a > 1')"],
