@@ -36,10 +36,22 @@ export function committedTexts(): string[] {
     .map((file) => readFileSync(join(folder, file), "utf8"));
 }
 
-/** The last migration that this package brings. */
+/** The last migration that this package brings, or the last of these. */
 export function latest(texts: readonly string[] = committedTexts()): Migration {
   const [, name = "", hash = ""] = MARKER.exec(texts.at(-1) ?? "") ?? [];
   return { name, hash };
+}
+
+const VERSION = /^create or replace function webhookpub\.version \(\)[^]*?^return '([^']+)';$/m;
+
+/** How many of the migrations each release had, by its version. */
+export function releases(texts: readonly string[] = committedTexts()): ReadonlyMap<string, number> {
+  return new Map(
+    texts.flatMap((text, i) => {
+      const [, release] = VERSION.exec(text) ?? [];
+      return release === undefined ? [] : [[release, i + 1]];
+    }),
+  );
 }
 
 /** The hashes that graphile-migrate's ledger has of them. */

@@ -19,10 +19,13 @@ import { pgUrl } from "./database/dial.ts";
 import { refuseTransactionPooler } from "./database/pooler.ts";
 import { WebhookpubError } from "./errors.ts";
 import { refuseBreakingUpgrade } from "./graphile_worker.ts";
+import { LOCK_MS, PATIENCE_MS, patiently } from "./patience.ts";
 import { checkDatabase } from "./preflight.ts";
 import { differs, older } from "./schema.ts";
 
 const APPLICATION_NAME = "webhookpub-migrate";
+/** What sessions of graphile-worker's and graphile-migrate's have of their own here. */
+const SESSION = { application_name: APPLICATION_NAME, lock_timeout: String(LOCK_MS) };
 const LEDGER_HINT = `Your application uses graphile-migrate, too, and its ledger has room for one owner.
 Install webhookpub with your own migrations instead: run \`npx graphile-worker --schema-only\`,
 then add what \`${runs("sql")}\` prints to your migrations: docs/migrations.md says how.`;
@@ -30,20 +33,24 @@ then add what \`${runs("sql")}\` prints to your migrations: docs/migrations.md s
 interface Options {
   /** Also where workers of an older graphile-worker could not go on. */
   readonly upgradeGraphileWorker?: boolean;
+  /** How long it comes again for a lock that somebody holds. */
+  readonly patienceMs?: number;
 }
 
 /**
  * Installs or upgrades graphile-worker's schema and webhookpub in a database, and puts back what
- * is gone. Safe to repeat; a second one at the same time waits for the first.
+ * is gone. Safe to repeat; a second one at the same time waits for the first. Nobody else waits for
+ * it for longer than a migration takes.
  *
  * @param log gets what there is to say, a line at a time
  * @throws WebhookpubError WH030 when what is there is no state that can be upgraded, WH031 when
- *   a right is missing, WH032 to WH034 when the connection or graphile-worker's schema won't do
+ *   a right is missing, WH032 to WH034 when the connection or graphile-worker's schema won't do,
+ *   WH036 when somebody holds what it has to lock
  */
 export async function migrate(
   url: string,
   log: (line: string) => void = console.log,
-  { upgradeGraphileWorker = false }: Options = {},
+  { upgradeGraphileWorker = false, patienceMs = PATIENCE_MS }: Options = {},
 ): Promise<void> {
   await refuseTransactionPooler(url);
   const sql = connect(url, {
@@ -57,15 +64,18 @@ export async function migrate(
   try {
     // graphile-migrate's own lock refuses instead of waiting.
     await sql`select pg_advisory_lock(2003006834, 2)`;
+    await sql`select set_config('lock_timeout', ${String(LOCK_MS)}, false)`;
     const ours = await isOursToMigrate(sql);
     await checkDatabase(sql);
-    if (ours) await installGraphileWorker(url, upgradeGraphileWorker);
-    await settlePrivileges(sql);
-    if (ours) await runCommittedMigrations(sql, url);
-    await putBack(sql, log);
-    // Again, each time: the roles may be allowed by now, and graphile-worker's tables new.
-    const [installed] = await sql<[{ version: string }]>`
-      select webhookpub.version(), webhookpub.install_roles()`;
+    await patiently(sql, log, patienceMs, async () => {
+      if (ours) await installGraphileWorker(url, upgradeGraphileWorker);
+      await settlePrivileges(sql);
+      if (ours) await runCommittedMigrations(sql, url);
+      await putBack(sql, log);
+      // Again, each time: the roles may be allowed by now, and graphile-worker's tables new.
+      await sql`select webhookpub.install_roles()`;
+    });
+    const [installed] = await sql<[{ version: string }]>`select webhookpub.version()`;
     log(`webhookpub ${installed.version} is installed`);
   } finally {
     await sql.end({ timeout: 5 });
@@ -91,20 +101,23 @@ async function installGraphileWorker(url: string, anyway: boolean): Promise<void
   };
   await runMigrations({
     preset: { plugins: [plugin] },
-    connectionString: pgUrl(url, APPLICATION_NAME),
+    connectionString: pgUrl(url, SESSION),
     logger: new WorkerLogger(quiet),
   });
 }
 
 async function runCommittedMigrations(sql: Sql, url: string): Promise<void> {
   const gmrc = JSON.parse(await readFile(join(root, ".gmrc"), "utf8")) as object;
-  await runCommitted({
-    ...gmrc,
-    connectionString: pgUrl(url, APPLICATION_NAME),
-    migrationsFolder,
-    logger: new MigrateLogger(quiet),
-  });
-  await poolIsClosed(sql);
+  try {
+    await runCommitted({
+      ...gmrc,
+      connectionString: pgUrl(url, SESSION),
+      migrationsFolder,
+      logger: new MigrateLogger(quiet),
+    });
+  } finally {
+    await poolIsClosed(sql);
+  }
 }
 
 /** graphile-migrate keeps its pool for 200 ms and ends the process if it breaks meanwhile. */

@@ -1,10 +1,12 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { root } from "./config.ts";
+import { committedTexts, latest, releases } from "./committed.ts";
 import { version } from "./version.ts";
 
-const HEAD = `-- webhookpub ${version}: everything, for one transaction of any migration tool.
+const head = (
+  what: string,
+) => `-- webhookpub ${version}: ${what}, for one transaction of any migration tool.
 
 do $$
 begin
@@ -24,7 +26,47 @@ end;
 $$;
 select
   set_config('webhookpub.host_path', current_setting('search_path'), true),
-  set_config('webhookpub.host_bodies', current_setting('check_function_bodies'), true);
+  set_config('webhookpub.host_bodies', current_setting('check_function_bodies'), true),
+  set_config('webhookpub.host_patience', current_setting('lock_timeout'), true);
+`;
+
+const NEEDS_NOTHING_OF_OURS = `
+do $$
+declare
+  v_there text := 'a schema webhookpub, which is somebody else''s, is';
+begin
+  if to_regnamespace('webhookpub') is null then
+    return;
+  end if;
+  if to_regprocedure('webhookpub.version()') is not null then
+    v_there := format('webhookpub %s is', webhookpub.version());
+  end if;
+  raise exception using
+    errcode = 'WH030',
+    message = v_there || ' in this database already',
+    hint = 'This file installs it, once. To upgrade: npx webhookpub sql --from, and the version that is there.';
+end;
+$$;
+`;
+
+const needs = (release: string, last: string) => `
+do $$
+declare
+  v_there text := 'none';
+  v_last text := '';
+begin
+  if to_regprocedure('webhookpub.last_migration()') is not null then
+    v_there := webhookpub.version();
+    v_last := webhookpub.last_migration();
+  end if;
+  if v_last <> '${last}' then
+    raise exception using
+      errcode = 'WH030',
+      message = format('this upgrades webhookpub ${release}, and in this database is %s', v_there),
+      hint = 'Print what that one needs: npx webhookpub sql, with --from and its version if there is one.';
+  end if;
+end;
+$$;
 `;
 
 const NEEDS_WORKER = `
@@ -44,7 +86,8 @@ $$;
 const TAIL = `
 select
   set_config('search_path', current_setting('webhookpub.host_path'), true),
-  set_config('check_function_bodies', current_setting('webhookpub.host_bodies'), true);
+  set_config('check_function_bodies', current_setting('webhookpub.host_bodies'), true),
+  set_config('lock_timeout', current_setting('webhookpub.host_patience'), true);
 `;
 
 /**
@@ -53,11 +96,26 @@ select
  * @param withWorker graphile-worker's schema, too
  */
 export async function sqlFile({ withWorker }: { withWorker: boolean }): Promise<string> {
-  const folder = join(root, "migrations", "committed");
-  const texts = await readInOrder(folder);
-  // Lines with --! are graphile-migrate's, and a host's would read them.
-  const ours = texts.map(({ text }) => text.replaceAll(/^--!.*\n/gm, "").trim() + TAIL);
-  return [HEAD, withWorker ? await workerSchema() : NEEDS_WORKER, ...ours].join("\n");
+  const worker = withWorker ? await workerSchema() : NEEDS_WORKER;
+  return [head("everything"), NEEDS_NOTHING_OF_OURS, worker, ...parts(committedTexts())].join("\n");
+}
+
+/** The same of what has come since a release; undefined: there is no such release. */
+export function sqlFileSince(release: string): string | undefined {
+  const texts = committedTexts();
+  const count = releases(texts).get(release);
+  if (count === undefined) return undefined;
+  const { name, hash } = latest(texts.slice(0, count));
+  return [
+    head(`what has come since ${release}`),
+    needs(release, `${name} ${hash}`),
+    ...parts(texts.slice(count)),
+  ].join("\n");
+}
+
+/** Without lines with --!, which are graphile-migrate's, and a host's would read them. */
+function parts(texts: readonly string[]): string[] {
+  return texts.map((text) => text.replaceAll(/^--!.*\n/gm, "").trim() + TAIL);
 }
 
 /** graphile-worker's migrations, and the ledger by which it knows that they have run. */

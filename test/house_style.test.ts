@@ -5,6 +5,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import t, { type Test } from "tap";
+import { committedTexts } from "../src/committed.ts";
 import { root } from "../src/config.ts";
 import { testDatabase } from "./support/database.ts";
 import { type SqlFile, sqlFiles } from "./support/sql_files.ts";
@@ -223,8 +224,8 @@ void t.test("sql/ is lowercase, in spaces, and not too wide", (t) => {
   t.end();
 });
 
-/** Beside the makers and droppers of partitions: what goes over tables, or grantees, in a loop. */
-const DYNAMIC = new Set(["grant_tables", "settle_privileges"]);
+/** Beside the makers and droppers of partitions: what goes over tables or grantees. */
+const DYNAMIC = new Set(["grant_tables", "lock_tables", "settle_privileges"]);
 const OF_PARTITIONS = /_partitions?$|_strays$|^swap_default$/;
 
 void t.test("locals start with v_, and only partitions and privileges need dynamic SQL", (t) => {
@@ -578,7 +579,9 @@ void t.test("ids and names compare by their bytes", async (t) => {
 
 void t.test("no literal means something else where backslashes escape", async (t) => {
   const texts = new Map(files.map(({ path, code }) => [`sql/${path}`, code]));
-  texts.set("baseline.sql", await readFile(join(root, "migrations/baseline.sql"), "utf8"));
+  committedTexts().forEach((text, i) => {
+    texts.set(`migration ${i + 1}`, text.replaceAll(/^\s*--.*$/gm, ""));
+  });
   none(
     t,
     [...texts].flatMap(([path, code]) =>
@@ -588,6 +591,35 @@ void t.test("no literal means something else where backslashes escape", async (t
     ),
     "E'…', or no backslash",
   );
+});
+
+void t.test("a migration of a later release locks the tables that it changes", async (t) => {
+  const later = new Map<string, string>();
+  // What the baseline makes, nobody uses yet.
+  committedTexts().forEach((text, i) => {
+    if (i >= 2) later.set(`migration ${i + 1}`, text);
+  });
+  for (const path of ["migrations/current.sql", "test/package/next_release.sql"]) {
+    later.set(path, await readFile(join(root, path), "utf8"));
+  }
+  const change =
+    /^(?:(?:alter|drop) table|(?:create|drop) (?:trigger|policy|rule) [^;]*? on|create (?:unique )?index [^;]*? on) (?:only )?(webhookpub\.\w+)/gm;
+  let count = 0;
+  const unlocked = [...later].flatMap(([path, text]) => {
+    const own = new Set(
+      [...text.matchAll(/^create table (webhookpub\.\w+)/gm)].map(([, name]) => name),
+    );
+    const changes = [...text.matchAll(change)].filter(([, name]) => !own.has(name));
+    count += changes.length;
+    return changes
+      .filter(({ index, 1: name }) => {
+        const [, locked = ""] = /lock_tables\(([^)]*)\)/.exec(text.slice(0, index)) ?? [];
+        return !locked.includes(`'${name}'`);
+      })
+      .map(([statement]) => `${path}: ${statement}`);
+  });
+  none(t, unlocked, "webhookpub.lock_tables names them, before");
+  t.ok(count > 0);
 });
 
 // The repository ----------------------------------------------------------------------

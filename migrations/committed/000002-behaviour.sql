@@ -1,5 +1,5 @@
 --! Previous: sha1:e420c08554c84f7f83c8cdd10d2a9d78ec342e73
---! Hash: sha1:57c9e20cea9251cca6af18c1572735fb431ee22e
+--! Hash: sha1:13e2188b143fa5fbcc82719085aa7f3dc0e04497
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -4962,6 +4962,39 @@ $$;
 comment on function webhookpub.keep_partitions (timestamptz) is
   'Drops a partition of envelopes or attempts that has expired, or makes one; returns how many of each.';
 --! EndIncluded 6_maintain/keep_partitions.sql
+--! Included 6_maintain/lock_tables.sql
+-- Locks the tables that a migration changes, all of them at once, and gives up soon.
+--
+-- Called by  migrations, before they change a table that is in use; migrate runs them again.
+-- Locks      these tables, against everybody, until the migration ends. Whoever publishes waits
+--            behind it, but is never what PostgreSQL ends because two wait for one another: that
+--            takes deadlock_timeout, and by then this has given up.
+
+create or replace function webhookpub.lock_tables (
+  variadic p_tables regclass[]
+)
+  returns void
+  language plpgsql
+  volatile
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_deadlock constant interval := current_setting('deadlock_timeout')::interval;
+  v_each constant integer :=
+    greatest(1, extract(epoch from v_deadlock) * 800 / cardinality(p_tables));
+begin
+  -- For the rest of the transaction, too: it holds them while it waits for whatever else.
+  perform set_config('lock_timeout', v_each::text, true);
+  execute (
+    select 'lock table ' || string_agg(t.name::text, ', ' order by t.number)
+    from unnest(p_tables) with ordinality as t (name, number)
+  );
+end;
+$$;
+
+comment on function webhookpub.lock_tables (regclass[]) is
+  'Locks tables for a migration, all at once and never waiting for long; the migration is to be run again if that fails.';
+--! EndIncluded 6_maintain/lock_tables.sql
 --! Included 6_maintain/maintain.sql
 -- One round of upkeep. With nothing to do it costs almost nothing.
 --
@@ -6971,4 +7004,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'def2263ae79c6469afda7d001aadc3b0bdedaea28770a049186c403ce1d2c7b4');
+  ('000002', '1bbb5980db48a2f1056c4e366d2feab64770d21973ee9f5923fd94e9b696e544');

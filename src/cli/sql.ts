@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { WebhookpubError } from "../errors.ts";
-import { sqlFile } from "../sql_file.ts";
+import { releases } from "../committed.ts";
+import { sqlFile, sqlFileSince } from "../sql_file.ts";
 import { version } from "../version.ts";
 import { command, EXIT, flag, toggle } from "./command.ts";
 
@@ -15,15 +16,17 @@ Sqitch, Rails, graphile-migrate. It has to run in one transaction, once.`,
   async run({ from, "graphile-worker": withWorker }) {
     if (from === version) {
       console.log(`-- webhookpub ${version} is the newest: there is nothing to run.`);
-    } else if (from !== undefined) {
+      return EXIT.done;
+    }
+    const text = from === undefined ? await sqlFile({ withWorker }) : sqlFileSince(from);
+    if (text === undefined) {
       throw new WebhookpubError(
         "WH030",
-        `there is no release ${from}: ${version} is the only one`,
-        "Without --from this prints all of it.",
+        `there is no release ${from} before ${version}, but: ${[...releases().keys()].slice(0, -1).join(", ") || "none"}`,
+        "select webhookpub.version() says which one a database has. Without --from this prints all of it.",
       );
-    } else {
-      process.stdout.write(await sqlFile({ withWorker }));
     }
+    process.stdout.write(text);
     return EXIT.done;
   },
 });

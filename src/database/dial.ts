@@ -103,8 +103,13 @@ export async function tryOut(text: string): Promise<void> {
 /**
  * The URL that leads pg, which graphile-worker and graphile-migrate use, to where dial leads: it
  * reads sslmode in its own way, tries one host only, and does not do without TLS by itself.
+ *
+ * @param own what its sessions have of their own, beside what all of ours have
  */
-export function pgUrl(text: string, session = "webhookpub-jobs"): string {
+export function pgUrl(
+  text: string,
+  { application_name, ...own }: Readonly<Record<string, string>> = {},
+): string {
   const target = targetOf(text);
   const { tls, options } = target;
   const { host, encrypted } = places.get(target) ?? {
@@ -120,8 +125,8 @@ export function pgUrl(text: string, session = "webhookpub-jobs"): string {
     sslmode: encrypted ? mode : "disable",
     ...(encrypted && { sslrootcert: root, sslcert: tls.cert, sslkey: tls.key }),
     // What the string sets for the server goes before it: it comes last.
-    options: [sessionOptions(), options].filter(Boolean).join(" "),
-    application_name: session,
+    options: [sessionOptions(own), options].filter(Boolean).join(" "),
+    application_name: application_name ?? "webhookpub-jobs",
   }).flatMap(([name, value]) => (value ? [`${name}=${encodeURIComponent(value)}`] : []));
   const name = host.host.startsWith("/")
     ? ""

@@ -29,8 +29,8 @@ export const SESSION = {
 } as const satisfies Readonly<Record<string, string>>;
 
 /** The same as options of a connection string, for drivers that take them only so. */
-export function sessionOptions(): string {
-  return Object.entries(SESSION)
+export function sessionOptions(own: Readonly<Record<string, string>> = {}): string {
+  return Object.entries({ ...SESSION, ...own })
     .map(([name, value]) => `-c ${name}=${value.replaceAll(" ", String.raw`\ `)}`)
     .join(" ");
 }

@@ -5,11 +5,12 @@ import { join } from "node:path";
 import { Logger, migrate as migrateApplication } from "graphile-migrate";
 import { runMigrations } from "graphile-worker";
 import { Webhook } from "standardwebhooks";
-import t from "tap";
+import t, { type Test } from "tap";
 import type { Sql } from "../../src/database/connect.ts";
 import { root } from "../../src/config.ts";
+import { migrate as migrateWith } from "../../src/migrate.ts";
 import { version } from "../../src/version.ts";
-import { emptyDatabase, testDatabase } from "../support/database.ts";
+import { emptyDatabase, type TestDatabase, testDatabase } from "../support/database.ts";
 import type { AnySql } from "../support/named.ts";
 import { publishBy } from "../support/publish.ts";
 import { runProgram } from "../support/program.ts";
@@ -132,6 +133,87 @@ void t.test("two migrations at once both succeed: one waits for the other", asyn
   t.equal(await installedVersion(sql), version);
 });
 
+/** A database as the first of the committed migrations left it. */
+async function withFirstMigrations(t: Test, files: readonly string[]): Promise<TestDatabase> {
+  const database = await emptyDatabase(t);
+  const migrationsFolder = await mkdtemp(join(tmpdir(), "first-"));
+  t.teardown(() => rm(migrationsFolder, { recursive: true }));
+  await mkdir(join(migrationsFolder, "committed"));
+  for (const file of files) {
+    await copyFile(
+      join(root, "migrations/committed", file),
+      join(migrationsFolder, "committed", file),
+    );
+  }
+  await runMigrations({ connectionString: database.url });
+  const logger = new Logger(() => () => {});
+  await migrateApplication({ connectionString: database.url, migrationsFolder, logger });
+  return database;
+}
+
+void t.test("whoever holds a lock is named, not waited for in others' way", async (t) => {
+  const { sql, url, session } = await withFirstMigrations(t, ["000001-state.sql"]);
+  const application = session();
+  await application`select set_config('application_name', 'long report', false)`;
+  await application`begin`;
+  await application`lock table webhookpub.envelopes in access exclusive mode`;
+  const lines: string[] = [];
+  const refused = await migrateWith(url, (line) => lines.push(line), { patienceMs: 1500 }).catch(
+    (error: unknown) => error,
+  );
+  t.match(refused, { code: "WH036", hint: /End that transaction.*again/ });
+  const named = /process \d+ \(long report, idle in transaction\), with .* \d+ s, is in the way$/;
+  t.match((refused as Error).message, named);
+  t.equal(lines.length, 1, "said once, however often it was tried");
+  t.match(lines[0], named);
+  t.equal((await sql`select from webhookpub.migrations`).count, 0, "nothing has changed");
+
+  const patient = migrateWith(url, (line) => lines.push(line), { patienceMs: 120_000 });
+  await until(() => lines.length === 2, "it to meet the lock again");
+  await application`rollback`;
+  await patient;
+  t.equal(await installedVersion(sql), version);
+});
+
+void t.test("what is done already needs no lock that an application may hold", async (t) => {
+  const { sql, url, session } = await testDatabase(t);
+  const { id } = await createWebhookWith(sql);
+  const application = session();
+  await application`begin`;
+  await publishBy("webhook_publish_tx", application);
+  await application`select from webhookpub.webhooks where id = ${id} for update`;
+  const lines: string[] = [];
+  await migrateWith(url, (line) => lines.push(line));
+  t.strictSame(lines, [`webhookpub ${version} is installed`]);
+  await application`rollback`;
+});
+
+void t.test("a migration locks its tables all at once, or gives up", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const migration = session();
+  const tables = ["webhookpub.events", "webhookpub.webhooks"];
+  await migration`begin`;
+  await migration`select webhookpub.lock_tables(variadic ${tables}::text[]::regclass[])`;
+  const held = await sql<{ name: string }[]>`
+    select l.relation::regclass::text as name from pg_locks as l
+    where l.mode = 'AccessExclusiveLock' order by 1`;
+  t.strictSame([...held], [{ name: "webhookpub.events" }, { name: "webhookpub.webhooks" }]);
+  const [wait] = await migration<[{ ms: number }]>`
+    select extract(epoch from current_setting('lock_timeout')::interval) * 1000 as ms`;
+  const [deadlock] = await sql<[{ ms: number }]>`
+    select extract(epoch from current_setting('deadlock_timeout')::interval) * 1000 as ms`;
+  t.ok(Number(wait.ms) * tables.length < Number(deadlock.ms), "before PostgreSQL ends anybody");
+  await migration`rollback`;
+
+  const publisher = session();
+  await publisher`begin`;
+  await publisher`select from webhookpub.webhooks`;
+  const refused = migration`select webhookpub.lock_tables(variadic ${tables}::text[]::regclass[])`;
+  await t.rejects(refused, { code: "55P03" });
+  await publishBy("webhook_publish_tx", publisher);
+  await publisher`commit`;
+});
+
 void t.test("a database whose owner uses graphile-migrate, too, is refused", async (t) => {
   const { sql, url } = await emptyDatabase(t);
   const migrationsFolder = await mkdtemp(join(tmpdir(), "application-"));
@@ -229,20 +311,8 @@ void t.test("applying sql/ again over the committed migrations changes nothing",
 });
 
 void t.test("an upgrade keeps what is there, and what was under way goes on", async (t) => {
-  const { sql, url } = await emptyDatabase(t);
-  // The database as the first two migrations made it: all that some databases have run.
-  const migrationsFolder = await mkdtemp(join(tmpdir(), "first-"));
-  t.teardown(() => rm(migrationsFolder, { recursive: true }));
-  await mkdir(join(migrationsFolder, "committed"));
-  for (const file of ["000001-state.sql", "000002-behaviour.sql"]) {
-    await copyFile(
-      join(root, "migrations/committed", file),
-      join(migrationsFolder, "committed", file),
-    );
-  }
-  await runMigrations({ connectionString: url });
-  const logger = new Logger(() => () => {});
-  await migrateApplication({ connectionString: url, migrationsFolder, logger });
+  const baseline = ["000001-state.sql", "000002-behaviour.sql"];
+  const { sql, url } = await withFirstMigrations(t, baseline);
 
   const { id, secret } = await createWebhookWith(sql, { p_filters: { labels: ["vip"] } });
   const gone = await createWebhookWith(sql);

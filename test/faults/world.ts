@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Test } from "tap";
 import type { Sql } from "../../src/database/connect.ts";
-import { codeOf } from "../../src/errors.ts";
+import { codeOf, messageOf } from "../../src/errors.ts";
 import { makePool } from "../../src/database/pool.ts";
 import type { TestDatabase } from "../support/database.ts";
 import { createWebhook, type WebhookOptions } from "../support/scene.ts";
@@ -31,6 +31,8 @@ export interface World extends TestDatabase {
   publish(count: number, options?: { userId?: string; rollBack?: boolean }): Promise<void>;
   /** Publishes on several connections, whatever becomes of them, until it is stopped. */
   load(options: { connections: number; pauseMs: number; userIds?: readonly string[] }): {
+    /** What publishers were told instead of an id. */
+    readonly failures: readonly string[];
     stop(): Promise<void>;
   };
   /** Waits until nothing is pending, as long as it gets less. */
@@ -145,19 +147,24 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
       const stop = new AbortController();
       t.teardown(() => stop.abort());
       const userOf = (n: number) => userIds[n % userIds.length] ?? "";
+      const failures: string[] = [];
       const publisher = async () => {
         const pool = makePool(url, { max: 1, statementMs: 60_000 });
         for (let n = 1; !stop.signal.aborted; n += 1) {
           // Whether a transaction committed that ended with an error, its record knows.
           await pool
             .ask((connection) => publishOn(connection, 1 + (n % 7), userOf(n), n % 5 === 0))
-            .catch(() => sleep(50));
+            .catch((error: unknown) => {
+              failures.push(`${codeOf(error)} ${messageOf(error)}`);
+              return sleep(50);
+            });
           if (pauseMs > 0) await sleep(pauseMs);
         }
         await pool.close();
       };
       const all = Promise.all(Array.from({ length: connections }, publisher));
       return {
+        failures,
         async stop() {
           stop.abort();
           await all;

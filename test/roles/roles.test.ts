@@ -149,6 +149,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   grant_jobs: [NOBODY, "webhookpub.grant_jobs()"],
   grant_tables: [NOBODY, "webhookpub.grant_tables()"],
   install_roles: [NOBODY, "webhookpub.install_roles()"],
+  lock_tables: [NOBODY, "webhookpub.lock_tables('pg_class')"],
   own_objects: [NOBODY, "webhookpub.own_objects()"],
   settle_privileges: [NOBODY, "webhookpub.settle_privileges()"],
   address_is_open: [NOBODY, "webhookpub.address_is_open('1.1.1.1', '{}')"],

@@ -1,8 +1,8 @@
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import type { Test } from "tap";
@@ -37,12 +37,24 @@ interface Started {
 
 /** Packs the package, and installs it into a new project, with other packages beside it. */
 export async function installProject(t: Test, ...beside: readonly string[]): Promise<Project> {
-  const folder = await mkdtemp(join(tmpdir(), "project-"));
+  const folder = await mkdtemp(join(tmpdir(), "packed-"));
   t.teardown(() => rm(folder, { recursive: true }));
   await npm(root, "pack", "--pack-destination", folder);
   const [tarball = ""] = (await readdir(folder)).filter((name) => name.endsWith(".tgz"));
+  return await installPacked(t, join(folder, tarball), ...beside);
+}
+
+/** The same with a package that was packed before. */
+export async function installPacked(
+  t: Test,
+  tarball: string,
+  ...beside: readonly string[]
+): Promise<Project> {
+  const folder = await mkdtemp(join(tmpdir(), "project-"));
+  t.teardown(() => rm(folder, { recursive: true }));
   await writeFile(join(folder, "package.json"), '{"private": true, "type": "module"}');
-  await npm(folder, "install", "--prefer-offline", `./${tarball}`, ...beside);
+  await copyFile(tarball, join(folder, basename(tarball)));
+  await npm(folder, "install", "--prefer-offline", `./${basename(tarball)}`, ...beside);
   return projectIn(t, folder);
 }
 
