@@ -305,7 +305,7 @@ comment on column webhookpub.events.ordering_key is
 comment on column webhookpub.events.id is
   'evt_ and 32 hex digits, or what the publisher gave.';
 comment on column webhookpub.events.pending_user_id is
-  'Its user, while it is pending.';
+  'Its user, while it is pending; behind chr(1) when it is heavy or has failed: then it goes alone, in a lane of its own.';
 comment on column webhookpub.events.status is
   'pending until fan-out; then processed (deliveries exist) or no_match.';
 comment on column webhookpub.events.matched_webhook_ids is

@@ -31,6 +31,8 @@ interface Hands {
   deliver(batch: Batch): void;
   /** Adds the jobs that are missing. */
   wake(): void;
+  /** Fans out what is heavy, beside this. */
+  lookForHeavy(): void;
 }
 
 /** Fans out the events of all, as one of many. */
@@ -53,7 +55,7 @@ export interface FanOut {
  */
 export function makeFanOut(
   pool: Pool,
-  { room, deliver, wake }: Hands,
+  { room, deliver, wake, lookForHeavy }: Hands,
   stopping: AbortSignal,
 ): FanOut {
   let looking: Promise<void> | undefined;
@@ -82,6 +84,7 @@ export function makeFanOut(
   const fanOut = async (): Promise<number> => {
     const batch = await pool.ask((sql) => fanOutBatch(sql, room()));
     if (batch.webhook_ids || batch.leased_ids) deliver(batch);
+    if (batch.heavy_waits) lookForHeavy();
     rate = rateNow() + Math.min(batch.event_count, MOST_PER_BATCH);
     return batch.event_count;
   };

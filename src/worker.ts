@@ -5,6 +5,7 @@ import { processSettings } from "./config.ts";
 import { type Deliverer, makeDeliverer } from "./deliver/deliverer.ts";
 import { messageOf } from "./errors.ts";
 import { makeFanOut } from "./fan_out.ts";
+import { makeHeavyLane } from "./heavy_lane.ts";
 import type { Log } from "./log.ts";
 import { maintainUntilDone } from "./maintain.ts";
 import { refuseTransactionPooler } from "./database/pooler.ts";
@@ -17,9 +18,10 @@ import { makeWakeUp } from "./wake_up.ts";
 const CONNECTIONS = 6;
 /** How long the server works on a batch of any of them, and of a fan-out. */
 const BATCH_MS = 15_000;
-/** How long it works on a round of upkeep, and how long that keeps its connection. */
+/** How long it works on a round of upkeep. */
 const ROUND_MS = 50_000;
-const UPKEEP_IDLE_S = 10;
+/** How long a connection is kept that is not always needed. */
+const IDLE_S = 10;
 
 /** What the tasks of one worker process share. */
 export interface Worker {
@@ -70,11 +72,12 @@ async function start(url: string | undefined, log: Log, onTick: () => void): Pro
   const pools = {
     batches: makePool(url, { ...limits, max: CONNECTIONS, onnotice: vitals.told }),
     fanOut: makePool(url, { ...limits, max: 1, onnotice: vitals.told }),
+    heavy: makePool(url, { ...limits, max: 1, idleS: IDLE_S, onnotice: vitals.told }),
     upkeep: makePool(url, {
       statementMs: ROUND_MS,
       hurry: hurry.signal,
       max: 1,
-      idleS: UPKEEP_IDLE_S,
+      idleS: IDLE_S,
       onnotice: vitals.told,
     }),
   };
@@ -106,11 +109,13 @@ interface Pools {
   readonly batches: Pool;
   /** Of one connection, whose session says that a fan-out is awake. */
   readonly fanOut: Pool;
+  /** Of one more, while there are events that go to very many webhooks. */
+  readonly heavy: Pool;
   readonly upkeep: Pool;
 }
 
-async function closeAll({ batches, fanOut, upkeep }: Pools): Promise<void> {
-  await Promise.all([batches.close(), fanOut.close(), upkeep.close()]);
+async function closeAll(pools: Pools): Promise<void> {
+  await Promise.all(Object.values(pools).map((pool: Pool) => pool.close()));
 }
 
 async function checkSchema(sql: Sql): Promise<void> {
@@ -145,12 +150,19 @@ function makeWorker(pools: Pools, parts: Parts): Worker {
       });
   };
 
+  const heavyLane = makeHeavyLane(
+    pools.heavy,
+    (batch) => deliverer.take(batch),
+    (error) => log.warn(`fan-out of a heavy event: ${messageOf(error)}`),
+    stopping.signal,
+  );
   const { look } = makeFanOut(
     pools.fanOut,
     {
       room: () => deliverer.room(),
       deliver: (batch) => deliverer.take(batch),
       wake: wakeOthers,
+      lookForHeavy: () => heavyLane.look(),
     },
     stopping.signal,
   );
@@ -190,6 +202,7 @@ function makeWorker(pools: Pools, parts: Parts): Worker {
         wakeUp.stop(),
         deliverer.drain(),
         fanningOut?.catch(() => {}),
+        heavyLane.ended(),
       ]));
     },
     async close() {

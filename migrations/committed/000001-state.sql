@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:e420c08554c84f7f83c8cdd10d2a9d78ec342e73
+--! Hash: sha1:eb69956ba30f51f2fa6eb9e70225fb4dedfe47be
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -421,7 +421,7 @@ comment on column webhookpub.events.ordering_key is
 comment on column webhookpub.events.id is
   'evt_ and 32 hex digits, or what the publisher gave.';
 comment on column webhookpub.events.pending_user_id is
-  'Its user, while it is pending.';
+  'Its user, while it is pending; behind chr(1) when it is heavy or has failed: then it goes alone, in a lane of its own.';
 comment on column webhookpub.events.status is
   'pending until fan-out; then processed (deliveries exist) or no_match.';
 comment on column webhookpub.events.matched_webhook_ids is

@@ -1,5 +1,5 @@
---! Previous: sha1:e420c08554c84f7f83c8cdd10d2a9d78ec342e73
---! Hash: sha1:13e2188b143fa5fbcc82719085aa7f3dc0e04497
+--! Previous: sha1:eb69956ba30f51f2fa6eb9e70225fb4dedfe47be
+--! Hash: sha1:4cdf0a295c4a8ef741794172ba9cde3cc0f70d72
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1846,7 +1846,8 @@ create or replace function webhookpub.events_by_turn (
   volatile
 as $$
 declare
-  v_after constant text := coalesce(current_setting('webhookpub.turn', true), '');
+  -- Before it are those of the heavy lane.
+  v_after constant text := coalesce(nullif(current_setting('webhookpub.turn', true), ''), chr(2));
   v_users text[];
 begin
   with recursive pending (user_id) as (
@@ -1897,7 +1898,7 @@ comment on function webhookpub.events_by_turn (integer, timestamptz) is
 -- Locks      the events, skipping those that another fan-out has meanwhile.
 --
 -- One that failed by itself waits, longer each time. Of several nobody knows whose fault it
--- was: they are tried again at once, each by itself.
+-- was: they are tried again at once, each by itself, in the heavy lane.
 
 create or replace function webhookpub.fail_events (
   p_ids text[],
@@ -1910,6 +1911,7 @@ as $$
   update webhookpub.events as e
   set
     attempts = e.attempts + 1,
+    pending_user_id = chr(1) || e.user_id,
     last_error = p_error,
     retry_at = case
       when cardinality(p_ids) = 1 then clock_timestamp()
@@ -1928,7 +1930,8 @@ comment on function webhookpub.fail_events (text[], text) is
   'Keeps the error of pending events; one alone then waits, for a second and twice as long each time, up to an hour.';
 --! EndIncluded 2_fan_out/fail_events.sql
 --! Included 2_fan_out/fan_out.sql
--- One tick: turns pending events into deliveries, and adds a job for each webhook with work.
+-- One tick: turns pending events into deliveries, of the heavy lane one, and adds a job for each
+-- webhook with work.
 --
 -- Called by  psql, or whoever has no worker at hand that would deliver them.
 -- Locks      the events it takes, skipping those that another fan-out has.
@@ -1947,29 +1950,37 @@ create or replace function webhookpub.fan_out (
   set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_webhook_ids text[];
+  v_batch record;
+  v_heavy record;
 begin
-  select b.event_count, b.delivery_count, b.webhook_ids
-  into event_count, delivery_count, v_webhook_ids
-  from webhookpub.fan_out_batch(p_limit) as b;
-  if v_webhook_ids is not null then
-    perform webhookpub.add_deliver_jobs(v_webhook_ids);
+  v_batch := webhookpub.fan_out_batch(p_limit);
+  event_count := v_batch.event_count;
+  delivery_count := v_batch.delivery_count;
+  if v_batch.heavy_waits and event_count < p_limit and not webhookpub.time_is_up(0.5) then
+    v_heavy := webhookpub.fan_out_batch(p_heavy => true);
+    event_count := event_count + v_heavy.event_count;
+    delivery_count := delivery_count + v_heavy.delivery_count;
+    v_batch.webhook_ids := v_batch.webhook_ids || v_heavy.webhook_ids;
+  end if;
+  if v_batch.webhook_ids is not null then
+    perform webhookpub.add_deliver_jobs(v_batch.webhook_ids);
   end if;
   return next;
 end;
 $$;
 
 comment on function webhookpub.fan_out (integer) is
-  'Turns up to p_limit pending events into deliveries, of which it makes no more than a few thousand at once; returns how many of each. Safe to run any number of times at once.';
+  'Turns up to p_limit pending events into deliveries, of which it makes no more than a few thousand at once unless one event goes to more; returns how many of each. Safe to run any number of times at once.';
 --! EndIncluded 2_fan_out/fan_out.sql
 --! Included 2_fan_out/fan_out_batch.sql
 -- Turns pending events into deliveries, for a worker that goes on to deliver them itself.
 --
--- Called by  an awake fan-out; webhookpub.fan_out.
+-- Called by  a worker, on a connection for each of the two lanes; webhookpub.fan_out.
 -- Locks      the events it takes, skipping those that another fan-out has.
 -- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
 --            which some wait, each with its user, and the deliveries that are leased to whoever
---            called, for their first attempt: it can send p_room at once.
+--            called, for their first attempt: it can send p_room at once; and, of the ordinary
+--            lane, whether the heavy one has something to do.
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -1982,6 +1993,7 @@ comment on function webhookpub.fan_out (integer) is
 create or replace function webhookpub.fan_out_batch (
   p_limit integer default 500,
   p_room integer default 0,
+  p_heavy boolean default false,
   out event_count integer,
   out delivery_count integer,
   out webhook_ids text[],
@@ -1989,7 +2001,8 @@ create or replace function webhookpub.fan_out_batch (
   out leased_ids text[],
   out leased_webhook_ids text[],
   out leased_user_ids text[],
-  out leased_at timestamptz
+  out leased_at timestamptz,
+  out heavy_waits boolean
 )
   language plpgsql
   volatile
@@ -2005,16 +2018,12 @@ declare
 begin
   event_count := 0;
   delivery_count := 0;
-  perform set_config(
-    'webhookpub.heavy_is_next',
-    case current_setting('webhookpub.heavy_is_next', true) when 'on' then 'off' else 'on' end,
-    false
-  );
-
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
     -- and the index could not forget such a row until the next vacuum.
-    v_events := webhookpub.next_events(p_limit);
+    v_events := case
+      when p_heavy then webhookpub.next_heavy() else webhookpub.next_events(p_limit)
+    end;
     if v_events is not null then
       v_done := webhookpub.fan_out_events(v_events, p_room);
       webhook_ids := v_done.webhook_ids;
@@ -2041,9 +2050,11 @@ begin
       event_count := v_done.event_count;
       delivery_count := v_done.delivery_count;
   end;
-  if cardinality(v_events) = 1 then
+  if not p_heavy then
+    heavy_waits := webhookpub.heavy_waits();
+  elsif v_events is not null then
     -- Here, for an error takes back what was set before it.
-    perform set_config('webhookpub.heavy_turn', v_events[1].user_id, false);
+    perform set_config('webhookpub.heavy_turn', v_events[1].pending_user_id, false);
   end if;
   -- Whose they are, so that a worker can share fairly.
   if webhook_ids is not null then
@@ -2060,8 +2071,8 @@ begin
 end;
 $$;
 
-comment on function webhookpub.fan_out_batch (integer, integer) is
-  'Turns up to p_limit pending events into deliveries, without jobs, and leases up to p_room of them; returns how many of each, for which webhooks of which users, and what is leased.';
+comment on function webhookpub.fan_out_batch (integer, integer, boolean) is
+  'Turns up to p_limit pending events, or one of the heavy lane, into deliveries, without jobs, and leases up to p_room of them; returns how many of each, for which webhooks of which users, and what is leased.';
 --! EndIncluded 2_fan_out/fan_out_batch.sql
 --! Included 2_fan_out/fan_out_events.sql
 -- Fans a batch out: matches its events, inserts their first deliveries, moves their bytes to
@@ -2377,16 +2388,15 @@ comment on function webhookpub.first_delivery_prefix (text, timestamptz) is
   'What the ids of an event''s first deliveries begin with: its time and a hash of its id.';
 --! EndIncluded 2_fan_out/first_delivery_prefix.sql
 --! Included 2_fan_out/fit_batch.sql
--- Chooses from events that are locked as many as one statement can do in a moment.
+-- Chooses from events that are locked as many as one statement can do in a moment, and moves those
+-- that are heavy to their lane, where each goes alone.
 --
 -- Called by  webhookpub.next_events.
--- Returns    where they are: at least one, and no more than p_limit.
+-- Returns    where those are that fit, no more than p_limit; null if all are heavy.
 --
 -- An event weighs as much as it may become: 1 for each webhook of its user, and 1 for each 16 KiB
 -- to be read, and again for each webhook that looks into them. Users take turns until 2,000 are
--- together. What is heavy by itself, or has failed before, goes alone: every second batch is
--- for such a one, if there are others, so that neither waits for all of the other. The session
--- keeps whose turn it is.
+-- together. What weighs more than 1,000 is heavy.
 
 create or replace function webhookpub.fit_batch (
   p_at tid[],
@@ -2397,60 +2407,81 @@ create or replace function webhookpub.fit_batch (
   volatile
 as $$
 declare
-  v_is_heavys_turn constant boolean := current_setting('webhookpub.heavy_is_next', true) = 'on';
-  v_after constant text := coalesce(current_setting('webhookpub.heavy_turn', true), '');
+  v_fit record;
 begin
-  return (
-    select array_agg(b.at order by b.n)
+  select
+    array_agg(b.at order by b.n)
+      filter (where not b.is_heavy and b.so_far <= 2000 and b.n <= p_limit) as light,
+    array_agg(b.at) filter (where b.is_heavy) as heavy
+  into v_fit
+  from (
+    select w.at, w.is_heavy, sum(w.weight) over t as so_far, row_number() over t as n
     from (
       select
-        w.at, w.is_heavy,
-        bool_or(w.is_heavy) over a and (v_is_heavys_turn or bool_and(w.is_heavy) over a) as heavy_goes,
-        sum(w.weight) over t as so_far,
-        row_number() over t as n
-      from (
-        select
-          e.ctid as at, e.id, e.user_id, e.expires_at, x.weight, y.is_heavy,
-          row_number() over (
-            partition by e.user_id, y.is_heavy order by e.expires_at, e.id
-          ) as turn
-        from webhookpub.events as e
-        join (
-          select u.user_id, w.count, w.readers
+        e.ctid as at, e.id, e.expires_at, x.weight, x.weight > 1000 as is_heavy,
+        row_number() over (
+          partition by e.user_id, x.weight > 1000 order by e.expires_at, e.id
+        ) as turn
+      from webhookpub.events as e
+      join (
+        select u.user_id, w.count, w.readers
+        from (
+          select distinct e.user_id from webhookpub.events as e where e.ctid = any (p_at)
+        ) as u
+        cross join lateral (
+          select count(*) as count, count(w.filter_data) as readers
           from (
-            select distinct e.user_id from webhookpub.events as e where e.ctid = any (p_at)
-          ) as u
-          cross join lateral (
-            select count(*) as count, count(w.filter_data) as readers
+            select w.filter_data
             from webhookpub.webhooks as w
             where w.user_id = u.user_id and w.enabled
+            limit 1001 -- More make no difference.
           ) as w
-          offset 0 -- Counted once a user.
-        ) as u on u.user_id = e.user_id
-        cross join lateral (
-          select u.count + coalesce(octet_length(e.envelope), 0) / 16384 * (1 + u.readers) as weight
-        ) as x
-        cross join lateral (
-          select e.last_error is not null or x.weight > 1000 as is_heavy
-        ) as y
-        where e.ctid = any (p_at)
-      ) as w
-      window a as (), t as (
-        partition by w.is_heavy
-        order by
-          w.turn, case when w.is_heavy then w.user_id <= v_after end,
-          case when w.is_heavy then w.user_id end, w.expires_at, w.id
-      )
-    ) as b
-    where b.is_heavy = b.heavy_goes
-      and case when b.is_heavy then b.n = 1 else b.so_far <= 2000 and b.n <= p_limit end
-  );
+        ) as w
+        offset 0 -- Counted once a user.
+      ) as u on u.user_id = e.user_id
+      cross join lateral (
+        select u.count + coalesce(octet_length(e.envelope), 0) / 16384 * (1 + u.readers) as weight
+      ) as x
+      where e.ctid = any (p_at)
+    ) as w
+    window t as (partition by w.is_heavy order by w.turn, w.expires_at, w.id)
+  ) as b;
+  if v_fit.heavy is not null then
+    update webhookpub.events as e
+    set pending_user_id = chr(1) || e.user_id
+    where e.ctid = any (v_fit.heavy);
+  end if;
+  return v_fit.light;
 end;
 $$;
 
 comment on function webhookpub.fit_batch (tid[], integer) is
-  'Which of these events go into one batch, by what each may become and by turns of users.';
+  'Which of these events go into one batch, by what each may become and by turns of users; moves heavy ones to their lane.';
 --! EndIncluded 2_fan_out/fit_batch.sql
+--! Included 2_fan_out/heavy_waits.sql
+-- Says whether the heavy lane has something to do.
+--
+-- Called by  webhookpub.fan_out_batch, at the end of each batch of the ordinary lane.
+
+create or replace function webhookpub.heavy_waits ()
+  returns boolean
+  language plpgsql
+  volatile
+as $$
+begin
+  return exists (
+    select
+    from webhookpub.events as e
+    where e.status = 'pending'
+      and e.pending_user_id < chr(2)
+      and (e.retry_at is null or e.retry_at <= clock_timestamp())
+  );
+end;
+$$;
+
+comment on function webhookpub.heavy_waits () is
+  'Whether an event waits in the heavy lane that could be fanned out now.';
+--! EndIncluded 2_fan_out/heavy_waits.sql
 --! Included 2_fan_out/leave_fan_out.sql
 -- Gives the seat of an awake fan-out back.
 --
@@ -2470,12 +2501,13 @@ comment on function webhookpub.leave_fan_out () is
 --! EndIncluded 2_fan_out/leave_fan_out.sql
 --! Included 2_fan_out/next_events.sql
 -- Picks the pending events that a batch takes, and locks them. While more wait than a batch has
--- room for, users take turns: each gets one in before anybody gets a second.
+-- room for, users take turns: each gets one in before anybody gets a second. What is heavy goes
+-- into its own lane, where it holds up nobody: it is not met here again.
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
 -- Returns    them, or null.
---
+
 create or replace function webhookpub.next_events (
   p_limit integer,
   out events webhookpub.events[]
@@ -2495,20 +2527,35 @@ begin
   -- Where they are: with the rows, PostgreSQL would read all their bytes.
   select array_agg(p.at) into v_at
   from (
-    select e.ctid as at
-    from webhookpub.events as e
-    where e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)
-    order by e.status, e.pending_user_id, e.expires_at
+    select u.at
+    from (
+      select e.ctid as at
+      from webhookpub.events as e
+      where e.status = 'pending'
+        and e.pending_user_id >= chr(2)
+        and (e.retry_at is null or e.retry_at <= v_now)
+      order by e.status, e.pending_user_id, e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as u
+    union all
+    -- Those that somebody has set back to pending.
+    select n.at
+    from (
+      select e.ctid as at
+      from webhookpub.events as e
+      where e.status = 'pending' and e.pending_user_id is null
+      order by e.status, e.pending_user_id, e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as n
     limit greatest(p_limit, 0)
-    for update skip locked
   ) as p;
-  if cardinality(v_at) > 1 then
-    if cardinality(v_at) = p_limit then
+  if v_at is not null then
+    if cardinality(v_at) > 1 and cardinality(v_at) = p_limit then
       v_at := v_at || webhookpub.events_by_turn(p_limit, v_now);
     end if;
     v_at := webhookpub.fit_batch(v_at, p_limit);
-  end if;
-  if v_at is not null then
     select array_agg(l.event) into events
     from unnest(v_at) as a (at)
     -- One by one; "offset 0" keeps the planner from joining.
@@ -2522,6 +2569,51 @@ $$;
 comment on function webhookpub.next_events (integer) is
   'Locks and returns up to p_limit pending events, of all users in turn, and not more than one statement can do in a moment.';
 --! EndIncluded 2_fan_out/next_events.sql
+--! Included 2_fan_out/next_heavy.sql
+-- Picks the next event of the heavy lane, and locks it: the oldest of the user whose turn it is.
+--
+-- Called by  webhookpub.fan_out_batch.
+-- Locks      the event; those that another fan-out has are skipped.
+-- Returns    it, or null.
+--
+-- Whoever comes next after the last one is next; the session keeps that.
+
+create or replace function webhookpub.next_heavy (
+  out events webhookpub.events[]
+)
+  language plpgsql
+  volatile
+  -- By index, whatever stale statistics say.
+  set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off
+  set jit = off
+  set enable_bitmapscan = off
+as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_after text := coalesce(current_setting('webhookpub.heavy_turn', true), '');
+  v_event webhookpub.events;
+begin
+  loop
+    select e.* into v_event
+    from webhookpub.events as e
+    where e.status = 'pending'
+      and e.pending_user_id > v_after
+      and e.pending_user_id < chr(2)
+      and (e.retry_at is null or e.retry_at <= v_now)
+    order by e.status, e.pending_user_id, e.expires_at
+    limit 1
+    for update skip locked;
+    exit when found or v_after = '';
+    v_after := '';
+  end loop;
+  events := case when found then array[v_event] end;
+end;
+$$;
+
+comment on function webhookpub.next_heavy () is
+  'Locks and returns the next event of the heavy lane, of all users in turn; null if there is none.';
+--! EndIncluded 2_fan_out/next_heavy.sql
 --! Included 2_fan_out/queue_deliveries.sql
 -- Puts the first deliveries of a batch into the queue. What its own process can send at once is
 -- born leased, so that no lease need be asked for: of webhooks that are well and have nothing else
@@ -2654,7 +2746,7 @@ comment on function webhookpub.stored_envelope (text, timestamptz) is
 -- Says whether a statement has used up its time, when it was cancelled: if not, somebody wants
 -- it to end.
 --
--- Called by  webhookpub.fan_out_batch, webhookpub.fan_out_singly.
+-- Called by  webhookpub.fan_out, webhookpub.fan_out_batch, webhookpub.fan_out_singly.
 -- Returns    whether it has taken this part of statement_timeout; false if that is not set.
 --            Not all of it: it counts from the parsing of the statement, and that is not known.
 
@@ -7004,4 +7096,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '1bbb5980db48a2f1056c4e366d2feab64770d21973ee9f5923fd94e9b696e544');
+  ('000002', 'dd11e51584c5021f0577209f8f5fe7937e84f9342037b1c436a69514f42b3072');

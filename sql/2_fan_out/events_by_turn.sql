@@ -17,7 +17,8 @@ create or replace function webhookpub.events_by_turn (
   volatile
 as $$
 declare
-  v_after constant text := coalesce(current_setting('webhookpub.turn', true), '');
+  -- Before it are those of the heavy lane.
+  v_after constant text := coalesce(nullif(current_setting('webhookpub.turn', true), ''), chr(2));
   v_users text[];
 begin
   with recursive pending (user_id) as (

@@ -4,7 +4,7 @@
 -- Locks      the events, skipping those that another fan-out has meanwhile.
 --
 -- One that failed by itself waits, longer each time. Of several nobody knows whose fault it
--- was: they are tried again at once, each by itself.
+-- was: they are tried again at once, each by itself, in the heavy lane.
 
 create or replace function webhookpub.fail_events (
   p_ids text[],
@@ -17,6 +17,7 @@ as $$
   update webhookpub.events as e
   set
     attempts = e.attempts + 1,
+    pending_user_id = chr(1) || e.user_id,
     last_error = p_error,
     retry_at = case
       when cardinality(p_ids) = 1 then clock_timestamp()

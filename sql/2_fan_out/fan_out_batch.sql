@@ -1,10 +1,11 @@
 -- Turns pending events into deliveries, for a worker that goes on to deliver them itself.
 --
--- Called by  an awake fan-out; webhookpub.fan_out.
+-- Called by  a worker, on a connection for each of the two lanes; webhookpub.fan_out.
 -- Locks      the events it takes, skipping those that another fan-out has.
 -- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
 --            which some wait, each with its user, and the deliveries that are leased to whoever
---            called, for their first attempt: it can send p_room at once.
+--            called, for their first attempt: it can send p_room at once; and, of the ordinary
+--            lane, whether the heavy one has something to do.
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -17,6 +18,7 @@
 create or replace function webhookpub.fan_out_batch (
   p_limit integer default 500,
   p_room integer default 0,
+  p_heavy boolean default false,
   out event_count integer,
   out delivery_count integer,
   out webhook_ids text[],
@@ -24,7 +26,8 @@ create or replace function webhookpub.fan_out_batch (
   out leased_ids text[],
   out leased_webhook_ids text[],
   out leased_user_ids text[],
-  out leased_at timestamptz
+  out leased_at timestamptz,
+  out heavy_waits boolean
 )
   language plpgsql
   volatile
@@ -40,16 +43,12 @@ declare
 begin
   event_count := 0;
   delivery_count := 0;
-  perform set_config(
-    'webhookpub.heavy_is_next',
-    case current_setting('webhookpub.heavy_is_next', true) when 'on' then 'off' else 'on' end,
-    false
-  );
-
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
     -- and the index could not forget such a row until the next vacuum.
-    v_events := webhookpub.next_events(p_limit);
+    v_events := case
+      when p_heavy then webhookpub.next_heavy() else webhookpub.next_events(p_limit)
+    end;
     if v_events is not null then
       v_done := webhookpub.fan_out_events(v_events, p_room);
       webhook_ids := v_done.webhook_ids;
@@ -76,9 +75,11 @@ begin
       event_count := v_done.event_count;
       delivery_count := v_done.delivery_count;
   end;
-  if cardinality(v_events) = 1 then
+  if not p_heavy then
+    heavy_waits := webhookpub.heavy_waits();
+  elsif v_events is not null then
     -- Here, for an error takes back what was set before it.
-    perform set_config('webhookpub.heavy_turn', v_events[1].user_id, false);
+    perform set_config('webhookpub.heavy_turn', v_events[1].pending_user_id, false);
   end if;
   -- Whose they are, so that a worker can share fairly.
   if webhook_ids is not null then
@@ -95,5 +96,5 @@ begin
 end;
 $$;
 
-comment on function webhookpub.fan_out_batch (integer, integer) is
-  'Turns up to p_limit pending events into deliveries, without jobs, and leases up to p_room of them; returns how many of each, for which webhooks of which users, and what is leased.';
+comment on function webhookpub.fan_out_batch (integer, integer, boolean) is
+  'Turns up to p_limit pending events, or one of the heavy lane, into deliveries, without jobs, and leases up to p_room of them; returns how many of each, for which webhooks of which users, and what is leased.';

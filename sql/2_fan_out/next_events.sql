@@ -1,10 +1,11 @@
 -- Picks the pending events that a batch takes, and locks them. While more wait than a batch has
--- room for, users take turns: each gets one in before anybody gets a second.
+-- room for, users take turns: each gets one in before anybody gets a second. What is heavy goes
+-- into its own lane, where it holds up nobody: it is not met here again.
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
 -- Returns    them, or null.
---
+
 create or replace function webhookpub.next_events (
   p_limit integer,
   out events webhookpub.events[]
@@ -24,20 +25,35 @@ begin
   -- Where they are: with the rows, PostgreSQL would read all their bytes.
   select array_agg(p.at) into v_at
   from (
-    select e.ctid as at
-    from webhookpub.events as e
-    where e.status = 'pending' and (e.retry_at is null or e.retry_at <= v_now)
-    order by e.status, e.pending_user_id, e.expires_at
+    select u.at
+    from (
+      select e.ctid as at
+      from webhookpub.events as e
+      where e.status = 'pending'
+        and e.pending_user_id >= chr(2)
+        and (e.retry_at is null or e.retry_at <= v_now)
+      order by e.status, e.pending_user_id, e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as u
+    union all
+    -- Those that somebody has set back to pending.
+    select n.at
+    from (
+      select e.ctid as at
+      from webhookpub.events as e
+      where e.status = 'pending' and e.pending_user_id is null
+      order by e.status, e.pending_user_id, e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as n
     limit greatest(p_limit, 0)
-    for update skip locked
   ) as p;
-  if cardinality(v_at) > 1 then
-    if cardinality(v_at) = p_limit then
+  if v_at is not null then
+    if cardinality(v_at) > 1 and cardinality(v_at) = p_limit then
       v_at := v_at || webhookpub.events_by_turn(p_limit, v_now);
     end if;
     v_at := webhookpub.fit_batch(v_at, p_limit);
-  end if;
-  if v_at is not null then
     select array_agg(l.event) into events
     from unnest(v_at) as a (at)
     -- One by one; "offset 0" keeps the planner from joining.

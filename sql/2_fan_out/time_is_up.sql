@@ -1,7 +1,7 @@
 -- Says whether a statement has used up its time, when it was cancelled: if not, somebody wants
 -- it to end.
 --
--- Called by  webhookpub.fan_out_batch, webhookpub.fan_out_singly.
+-- Called by  webhookpub.fan_out, webhookpub.fan_out_batch, webhookpub.fan_out_singly.
 -- Returns    whether it has taken this part of statement_timeout; false if that is not set.
 --            Not all of it: it counts from the parsing of the statement, and that is not known.
 

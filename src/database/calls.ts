@@ -130,6 +130,8 @@ export interface Batch {
   readonly leased_user_ids: readonly string[] | null;
   /** When; the database's time, as text. */
   readonly leased_at: string | null;
+  /** The heavy lane has something to do; null from there. */
+  readonly heavy_waits: boolean | null;
 }
 
 /**
@@ -140,6 +142,12 @@ export interface Batch {
 export async function fanOutBatch(sql: Sql, room = 0): Promise<Batch> {
   const [row] = await sql<[Batch]>`
     select * from webhookpub.fan_out_batch(p_room => ${room}::integer)`;
+  return row;
+}
+
+/** The same with one event of the heavy lane, which leases nothing. */
+export async function fanOutHeavy(sql: Sql): Promise<Batch> {
+  const [row] = await sql<[Batch]>`select * from webhookpub.fan_out_batch(p_heavy => true)`;
   return row;
 }
 

@@ -179,6 +179,8 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   delivery_id: [NOBODY, `webhookpub.delivery_id(${now})`],
   fan_out_events: [NOBODY, "webhookpub.fan_out_events('{}')"],
   next_events: [NOBODY, "webhookpub.next_events(1)"],
+  next_heavy: [NOBODY, "webhookpub.next_heavy()"],
+  heavy_waits: [NOBODY, "webhookpub.heavy_waits()"],
   queue_deliveries: [NOBODY, `webhookpub.queue_deliveries('{}', '{}', 0, ${now})`],
   filter_values: [NOBODY, "webhookpub.filter_values('{}', 'labels')"],
   due_deliveries: [

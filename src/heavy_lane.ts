@@ -1,0 +1,49 @@
+import { type Batch, fanOutHeavy } from "./database/calls.ts";
+import type { Pool } from "./database/pool.ts";
+
+/** Fans out what goes to very many webhooks, or has failed before, one event after the other. */
+export interface HeavyLane {
+  /** Goes on until there is nothing left, beside whoever calls. */
+  look(): void;
+  /** Resolves when what is under way has ended. */
+  ended(): Promise<void>;
+}
+
+/**
+ * Makes a heavy lane: what takes long holds up nobody whose event does not.
+ *
+ * @param pool whose connection opens when it is needed
+ * @param deliver takes what was fanned out
+ * @param fail told of an error; whoever looks next tries again
+ * @param stopping when it is aborted, it takes nothing more
+ */
+export function makeHeavyLane(
+  pool: Pool,
+  deliver: (batch: Batch) => void,
+  fail: (error: unknown) => void,
+  stopping: AbortSignal,
+): HeavyLane {
+  let looking: Promise<void> | undefined;
+  let again = false;
+
+  const lookOnce = async (): Promise<void> => {
+    while (again && !stopping.aborted) {
+      again = false;
+      const batch = await pool.ask(fanOutHeavy);
+      if (batch.webhook_ids) deliver(batch);
+      if (batch.event_count > 0) again = true;
+    }
+  };
+
+  return {
+    look() {
+      again = true;
+      looking ??= lookOnce()
+        .catch(fail)
+        .finally(() => {
+          looking = undefined;
+        });
+    },
+    ended: async () => await looking,
+  };
+}
