@@ -108,6 +108,8 @@ const SENSIBLE: Readonly<Record<string, string>> = {
   p_max_in_flight: "20",
   p_retry_schedule: "{1 min,5 min}",
   p_request_timeout: "5 seconds",
+  p_ordered: "true",
+  p_max_per_second: "5",
   p_reason: "moving house",
   p_grace: "1 day",
   p_event_type: "email.sent",
@@ -134,6 +136,7 @@ function sensible(random: Random, name: string, ids: Ids): string | null {
   if (name.endsWith("event_id")) return random.pick(ids.events);
   if (name === "p_webhook_id") return random.pick(ids.webhooks);
   if (name === "p_webhook_ids") return `{${ids.webhooks.join()}}`;
+  if (name === "p_delivery_id") return random.pick(ids.deliveries);
   if (name === "p_delivery_ids") return `{${random.pick(ids.deliveries)}}`;
   const value = SENSIBLE[name];
   if (value === undefined) throw new Error(`what would one pass as ${name}?`);

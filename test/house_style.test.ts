@@ -259,13 +259,13 @@ const LONG_BODIES: Readonly<Record<string, number>> = {
   backlog: 105, // one row of many numbers
   check_filters: 47, // one list of rules
   check_url: 71, // one list of rules
-  check_webhook: 47, // one list of rules
   delete_expired: 53, // one for events, one for deliveries
   diagnose_work: 57, // one list of findings
   due_deliveries: 62, // one statement
   fan_out_batch: 54, // a batch, and its events one by one
-  fan_out_events: 106, // one statement
+  fan_out_events: 112, // one statement
   fit_batch: 50, // one statement
+  hold_tails: 53, // one statement
   judge_answers: 64, // one statement
   queue_deliveries: 70, // one statement
   rate_webhooks: 68, // one statement

@@ -304,12 +304,12 @@ interface Answered {
 async function record(session: Sql, answers: readonly Answered[]): Promise<string[]> {
   const none = answers.map(() => null);
   const [row] = await session<[{ held: string[] }]>`
-    select webhookpub.record_attempts(
+    select held_ids as held from webhookpub.record_attempts(
       ${answers.map((one) => one.delivery_id)}, ${answers.map((one) => one.attempt)}::integer[],
       ${answers.map((one) => one.started_at)}::timestamptz[], ${answers.map(() => 5)}::integer[],
       ${answers.map(() => "responded")}, ${answers.map((one) => one.status)}::integer[],
       ${none}::text[], ${none}::text[], ${none}::text[]
-    ) as held`;
+    )`;
   return row.held;
 }
 

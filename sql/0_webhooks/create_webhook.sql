@@ -15,7 +15,9 @@ create or replace function webhookpub.create_webhook (
   p_signature_scheme text default 'standard',
   p_max_in_flight integer default 20,
   p_retry_schedule interval[] default null,
-  p_request_timeout interval default null
+  p_request_timeout interval default null,
+  p_ordered boolean default false,
+  p_max_per_second numeric default null
 )
   returns table (
     webhook_id text,
@@ -42,6 +44,8 @@ begin
   v_webhook.max_in_flight := p_max_in_flight;
   v_webhook.retry_schedule := coalesce(p_retry_schedule, webhookpub.default_retry_schedule());
   v_webhook.request_timeout := p_request_timeout;
+  v_webhook.ordered := p_ordered;
+  v_webhook.max_per_second := p_max_per_second;
   perform webhookpub.check_webhook(v_webhook);
 
   perform pg_advisory_xact_lock(2003006835, hashtext(p_user_id));
@@ -59,12 +63,12 @@ begin
   webhook_id := 'wh_' || webhookpub.random_hex();
   insert into webhookpub.webhooks
     (id, user_id, url, description, events, filters, headers, signature_scheme,
-     max_in_flight, request_timeout, retry_schedule)
+     max_in_flight, request_timeout, retry_schedule, ordered, max_per_second)
   values
     (create_webhook.webhook_id, v_webhook.user_id, v_webhook.url, v_webhook.description, v_webhook.events,
      v_webhook.filters, webhookpub.lower_names(v_webhook.headers),
      v_webhook.signature_scheme, v_webhook.max_in_flight, v_webhook.request_timeout,
-     v_webhook.retry_schedule);
+     v_webhook.retry_schedule, v_webhook.ordered, nullif(v_webhook.max_per_second, 'infinity'));
   -- Made within the statement, so that it is nobody's parameter, which might be logged.
   insert into webhookpub.secrets as k (webhook_id, secret)
   values (create_webhook.webhook_id, webhookpub.new_secret())
@@ -74,5 +78,6 @@ end;
 $$;
 
 comment on function webhookpub.create_webhook
-  (text, text, text[], jsonb, text, jsonb, text, integer, interval[], interval) is
+  (text, text, text[], jsonb, text, jsonb, text, integer, interval[], interval,
+   boolean, numeric) is
   'Subscribes a user to events; returns the webhook''s id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';

@@ -6,7 +6,8 @@
 --            very same id at this moment.
 -- Returns    the event id; null when publishing is off or failed (a WARNING says why).
 --
--- What takes too long to match is left to the fan-out, which gives it more time.
+-- What takes too long to match is left to the fan-out, which gives it more time; and what has an
+-- ordering key, for the fan-out keeps the order.
 
 create or replace function public.webhook_publish (
   event_type text,
@@ -37,7 +38,7 @@ begin
   );
   -- Only what is new: an id that was there already has been published.
   select e.* into v_event from webhookpub.events as e where e.id = v_id;
-  if v_event.status = 'pending' and v_event.created_at >= v_at then
+  if v_event.status = 'pending' and v_event.created_at >= v_at and v_event.ordering_key is null then
     perform webhookpub.fan_out_events(array[v_event]);
   end if;
   return v_id;

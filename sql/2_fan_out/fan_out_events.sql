@@ -32,6 +32,7 @@ as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_created record;
+  v_order record;
   -- To match in: two seconds, and for an event alone twice as much with each try.
   v_until constant timestamptz := v_now + interval '2 seconds' * case
     when cardinality(p_events) = 1 then 2 ^ least(p_events[1].attempts, 4)
@@ -98,7 +99,7 @@ begin
     from matched as m
     where m.webhook_id is not null
     on conflict (id) do nothing
-    returning h.id, h.webhook_id
+    returning h.id, h.webhook_id, h.event_id
   ),
   moved as (
     insert into webhookpub.envelopes (event_id, created_at, user_id, body)
@@ -128,15 +129,19 @@ begin
     ) as m
     where e.id = m.event_id
   )
-  select array_agg(c.id) as ids, array_agg(c.webhook_id) as webhook_ids
+  select
+    array_agg(c.id) as ids, array_agg(c.webhook_id) as webhook_ids, array_agg(c.event_id) as event_ids
   into v_created
   from created as c;
   delivery_count := coalesce(cardinality(v_created.ids), 0);
   if delivery_count > 0 then
     leased_at := v_now;
+    v_order := webhookpub.take_turns(v_created.ids, v_created.webhook_ids, v_created.event_ids, p_events);
     select q.webhook_ids, q.leased_ids, q.leased_webhook_ids
     into webhook_ids, leased_ids, leased_webhook_ids
-    from webhookpub.queue_deliveries(v_created.ids, v_created.webhook_ids, p_room, v_now) as q;
+    from webhookpub.queue_deliveries(
+      v_created.ids, v_created.webhook_ids, v_order.ordering_keys, v_order.turns, p_room, v_now
+    ) as q;
   end if;
 end;
 $$;

@@ -37,6 +37,9 @@ begin
         where e.id = v_id and e.status = 'pending'
         for update skip locked
       ) as p;
+      if v_events[1].ordering_key is not null then
+        v_events := webhookpub.keep_order(v_events);
+      end if;
       continue when v_events is null;
       v_done := webhookpub.fan_out_events(v_events);
       webhook_ids := webhook_ids || v_done.webhook_ids;

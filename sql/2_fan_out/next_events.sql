@@ -1,6 +1,7 @@
 -- Picks the pending events that a batch takes, and locks them. While more wait than a batch has
 -- room for, users take turns: each gets one in before anybody gets a second. What is heavy goes
--- into its own lane, where it holds up nobody: it is not met here again.
+-- into its own lane, where it holds up nobody: it is not met here again. None overtakes an earlier
+-- one with the same ordering key.
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
@@ -60,6 +61,9 @@ begin
     cross join lateral (
       select e as event from webhookpub.events as e where e.ctid = a.at offset 0
     ) as l;
+    if exists (select from unnest(events) as e where e.ordering_key is not null) then
+      events := webhookpub.keep_order(events);
+    end if;
   end if;
 end;
 $$;

@@ -2,7 +2,7 @@
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the event; those that another fan-out has are skipped.
--- Returns    it, or null.
+-- Returns    it, or null; also when it would overtake an earlier one with its ordering key.
 --
 -- Whoever comes next after the last one is next; the session keeps that.
 
@@ -35,7 +35,19 @@ begin
     exit when found or v_after = '';
     v_after := '';
   end loop;
-  events := case when found then array[v_event] end;
+  if not found then
+    return;
+  end if;
+  events := array[v_event];
+  if v_event.ordering_key is not null then
+    events := webhookpub.keep_order(events);
+    if events is null then
+      -- It makes room for others until what is before it has gone.
+      update webhookpub.events as e
+      set retry_at = greatest(e.retry_at, clock_timestamp() + interval '100 milliseconds')
+      where e.id = v_event.id;
+    end if;
+  end if;
 end;
 $$;
 

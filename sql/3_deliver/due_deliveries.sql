@@ -1,13 +1,10 @@
--- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
--- One whose circuit is open has none; when the pause is over, one, as a probe. Suspects
--- (webhookpub.due_suspects) come first, then those whose worker was lost. A webhook without a
--- secret, as after a restore that left them out, waits for webhookpub.rotate_secret: nothing
--- goes out unsigned.
+-- Picks due deliveries of some webhooks, as many as each has room for, and locks them. Suspects
+-- (webhookpub.due_suspects) come first, then those whose worker was lost.
 --
 -- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
 -- Locks      the deliveries, skipping those that somebody else holds.
--- Returns    where they are in the queue, or null; until when each would be leased; and
---            whether it is the last for which its webhook had room.
+-- Returns    where they are in the queue, or null; whose they are; until when each would be
+--            leased; and whether it is the last for which its webhook had room.
 
 create or replace function webhookpub.due_deliveries (
   p_webhook_ids text[],
@@ -15,6 +12,7 @@ create or replace function webhookpub.due_deliveries (
   p_now timestamptz,
   p_suspects text[],
   out due tid[],
+  out webhook_ids text[],
   out leased_until timestamptz[],
   out more boolean[]
 )
@@ -28,26 +26,16 @@ begin
   -- the order by keep the planner from any other way.
   select
     array_agg(f.at),
+    array_agg(w.id),
     array_agg(p_now + interval '15 seconds' + coalesce(w.request_timeout, v_timeout)),
     array_agg(f.n = w.room)
-  into due, leased_until, more
+  into due, webhook_ids, leased_until, more
   from unnest(p_webhook_ids, p_limits) as p (id, room)
   cross join lateral (
-    select w.id, w.request_timeout, least(p.room, webhookpub.requests_allowed(w, p_now) - (
-      select count(*)
-      from (
-        select
-        from webhookpub.queue as q
-        where q.webhook_id = w.id and q.leased and q.due_at > p_now
-        order by q.due_at
-        limit w.max_in_flight
-      ) as q
-    )) as room
+    select w.id, w.request_timeout, least(p.room, s.room) as room
     from webhookpub.webhooks as w
-    where w.id = p.id and w.enabled
-      and exists (
-        select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
-      )
+    cross join lateral webhookpub.standing(w, p_now) as s
+    where w.id = p.id
     offset 0
   ) as w
   cross join lateral (
@@ -90,4 +78,4 @@ end;
 $$;
 
 comment on function webhookpub.due_deliveries (text[], integer[], timestamptz, text[]) is
-  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns where they are in the queue.';
+  'Locks due deliveries of these webhooks, at most p_limits of each, as far as its webhook has room; returns where they are in the queue.';

@@ -6,8 +6,10 @@
 --            somebody else holds of it is skipped, never waited for.
 -- Returns    one row for each leased delivery. The lease lasts 15 s longer than its request
 --            may, so that its answer can be recorded. more: it was the last for which its
---            webhook had room, so there may be more that is due; of a webhook whose lease
---            somebody else held, there is this alone.
+--            webhook had room, so there may be more that is due; holds_up: others wait for its
+--            end. A row without a delivery says
+--            in how many milliseconds to ask again for a webhook: somebody else held its lease,
+--            or its pace is spent.
 --
 -- The lease is due_at itself: an answer, a retry and a worker that died are all the same
 -- thing, a row of the queue that is due or not.
@@ -21,7 +23,9 @@ create or replace function webhookpub.lease_deliveries (
     delivery_id text,
     attempt integer,
     started_at timestamptz,
-    more boolean
+    more boolean,
+    holds_up boolean,
+    wait_ms integer
   )
   language plpgsql
   volatile
@@ -36,31 +40,25 @@ create or replace function webhookpub.lease_deliveries (
 as $$
 #variable_conflict use_column
 declare
-  v_free text[];
-  v_held text[];
-  v_limits integer[];
+  v_leases record;
   v_now timestamptz;
   v_suspects record;
   v_due record;
 begin
   if not webhookpub.delivery_is_on() then return; end if;
   -- A statement of its own: the next one must see what the last holder did.
-  select
-    array_agg(p.id) filter (where p.is_free),
-    array_agg(p.room) filter (where p.is_free),
-    array_agg(p.id) filter (where not p.is_free)
-  into v_free, v_limits, v_held
-  from (
-    select p.id, p.room, pg_try_advisory_xact_lock(2003006833, hashtext(p.id)) as is_free
-    from unnest(p_webhook_ids, p_limits) as p (id, room)
-    offset 0
-  ) as p;
+  v_leases := webhookpub.hold_leases(p_webhook_ids, p_limits);
   return query
-    select h.id, null::text, null::integer, null::timestamptz, true from unnest(v_held) as h (id);
+    select h.id, null::text, null::integer, null::timestamptz, true, false, 20
+    from unnest(v_leases.held) as h (id);
 
   v_now := clock_timestamp();
-  v_suspects := webhookpub.due_suspects(v_free, v_now);
-  v_due := webhookpub.due_deliveries(v_free, v_limits, v_now, v_suspects.ids);
+  v_suspects := webhookpub.due_suspects(v_leases.free, v_now);
+  v_due := webhookpub.due_deliveries(v_leases.free, v_leases.limits, v_now, v_suspects.ids);
+  return query
+    select s.webhook_id, null::text, null::integer, null::timestamptz, true, false,
+      s.wait_ms
+    from webhookpub.spend_pace(v_leases.free, v_due.webhook_ids, v_now) as s;
   return query
     update webhookpub.queue as q
     set
@@ -78,9 +76,16 @@ begin
     from unnest(v_due.due, v_due.leased_until, v_due.more) as d (at, leased_until, more)
     -- They are locked, so they are where they were.
     where q.ctid = d.at
-    returning q.webhook_id, q.delivery_id, q.attempt, v_now, d.more;
+    returning q.webhook_id, q.delivery_id, q.attempt, v_now, d.more,
+      q.ordering_key is not null and exists (
+        select
+        from webhookpub.queue as n
+        where n.webhook_id = q.webhook_id and n.ordering_key = q.ordering_key
+          and n.turn_at is not null
+      ),
+      null::integer;
 end;
 $$;
 
 comment on function webhookpub.lease_deliveries (text[], integer[]) is
-  'Leases due deliveries of these webhooks, at most p_limits of each, within max_in_flight; lease_requests says what to POST.';
+  'Leases due deliveries of these webhooks, at most p_limits of each, within max_in_flight and pace; lease_requests says what to POST.';

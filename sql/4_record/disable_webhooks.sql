@@ -1,6 +1,6 @@
 -- Disables webhooks for a reason of the system's own, and tells their users.
 --
--- Called by  webhookpub.record_attempts (gone), webhookpub.disable_failing (failing).
+-- Called by  webhookpub.follow_answers (gone), webhookpub.disable_failing (failing).
 -- Locks      the webhooks, which its callers have locked already; it waits for none.
 -- Returns    how many were enabled until now; only those are told of.
 

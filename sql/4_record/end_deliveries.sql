@@ -1,8 +1,8 @@
 -- Takes deliveries out of the queue, without another attempt: what the queue knows of each
--- becomes the end of its history.
+-- becomes the end of its history, and whose turn it is next becomes due.
 --
--- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted, webhookpub.park_lost, which
---            have locked them.
+-- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted, webhookpub.park_lost,
+--            webhookpub.skip, which have locked them.
 -- Returns    how many.
 
 create or replace function webhookpub.end_deliveries (
@@ -10,9 +10,12 @@ create or replace function webhookpub.end_deliveries (
   p_status text
 )
   returns bigint
-  language sql
+  language plpgsql
   volatile
 as $$
+declare
+  v_ended record;
+begin
   with taken as (
     delete from webhookpub.queue as q
     where q.delivery_id = any (p_delivery_ids)
@@ -36,9 +39,19 @@ as $$
     -- By where it is, which only whoever holds its row of the queue changes: no plan can
     -- come to read the whole history.
     where h.ctid = t.at
-    returning h.id
+    returning t.webhook_id, t.ordering_key, t.ordering_key is not null and t.turn_at is null as is_turn
   )
-  select count(*) from ended;
+  select
+    count(*) as count,
+    array_agg(e.webhook_id) filter (where e.is_turn) as webhook_ids,
+    array_agg(e.ordering_key) filter (where e.is_turn) as ordering_keys
+  into v_ended
+  from ended as e;
+  if v_ended.webhook_ids is not null then
+    perform webhookpub.pass_turns(v_ended.webhook_ids, v_ended.ordering_keys, clock_timestamp());
+  end if;
+  return v_ended.count;
+end;
 $$;
 
 comment on function webhookpub.end_deliveries (text[], text) is

@@ -47,7 +47,7 @@ as $$
         p_now
       ) end,
       r.pause,
-      q.suspicion > 1
+      q.suspicion > 1, q.ordering_key
     )::webhookpub.answer
     order by r.succeeded desc
   )
@@ -82,7 +82,7 @@ as $$
     offset 0
   ) as w on true
   left join lateral (
-    select q.ctid as at, q.attempt, q.lost, q.leased, q.suspicion, q.last_attempt_at
+    select q.ctid as at, q.attempt, q.lost, q.leased, q.suspicion, q.last_attempt_at, q.ordering_key
     from webhookpub.queue as q
     where q.delivery_id = r.delivery_id
       and h.status = 'pending'

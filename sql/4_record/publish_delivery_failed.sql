@@ -1,6 +1,6 @@
 -- Tells a user's webhooks that deliveries ended without success.
 --
--- Called by  webhookpub.record_attempts, webhookpub.park_lost, in the transaction that ends them.
+-- Called by  webhookpub.follow_answers, webhookpub.park_lost, in the transaction that ends them.
 --
 -- Never about a delivery of a webhook.* event: that would go on for ever. Nor about a test:
 -- whoever made it looks at it. Best effort: a catalog without the type must not keep an

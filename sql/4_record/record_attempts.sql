@@ -4,7 +4,8 @@
 -- Locks      the deliveries in the queue; webhooks only when their health changes. What somebody
 --            else holds is skipped, never waited for: one application that leaves a transaction
 --            open must not keep the answers of all others from being recorded.
--- Returns    the deliveries whose answers have to be told again, for somebody holds them.
+-- Returns    the deliveries whose answers have to be told again, for somebody holds them; and
+--            the webhooks for which something is due now that what was before it has ended.
 --
 -- Every answer is kept as an attempt. A delivery that has ended leaves the queue and is written
 -- to the history, once; one with a next attempt changes in the queue alone.
@@ -22,9 +23,10 @@ create or replace function webhookpub.record_attempts (
   p_status_codes integer[],
   p_errors text[],
   p_response_bodies text[],
-  p_retry_afters text[]
+  p_retry_afters text[],
+  out held_ids text[],
+  out ready_webhook_ids text[]
 )
-  returns text[]
   language plpgsql
   volatile
   security definer
@@ -40,7 +42,6 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_held text[] := '{}';
   v_answers webhookpub.answer[];
-  v_seen record;
 begin
   -- No status is no answer.
   if p_status_codes && '{410,429,503}' or array_position(p_status_codes, null) is not null then
@@ -50,6 +51,9 @@ begin
     p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes, p_status_codes,
     p_errors, p_response_bodies, p_retry_afters, v_held, v_now
   );
+  if exists (select from unnest(v_answers) as a where a.ordering_key is not null) then
+    v_answers := webhookpub.put_off_answers(v_answers);
+  end if;
   insert into webhookpub.attempts
     (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error, response_body,
      webhook_id)
@@ -62,28 +66,11 @@ begin
 
   perform webhookpub.apply_verdicts(v_answers, v_now);
   perform webhookpub.rate_webhooks(v_answers, v_now);
-
-  select
-    array_agg(a.delivery_id) filter (where a.verdict = 'held') as held,
-    array_agg(a.delivery_id) filter (where a.verdict = 'failed') as failed,
-    array_agg(a.webhook_id) filter (where a.verdict = 'failed' and a.status_code = 410) as gone,
-    bool_or(a.suspected) as suspected
-  into v_seen
-  from unnest(v_answers) as a;
-  if v_seen.gone is not null then
-    perform webhookpub.disable_webhooks(v_seen.gone, 'gone');
-  end if;
-  if v_seen.failed is not null then
-    perform webhookpub.publish_delivery_failed(v_seen.failed);
-  end if;
-  if v_seen.suspected then
-    -- A suspect less is under way: the next may be tried.
-    perform webhookpub.wake_suspects(v_now);
-  end if;
-  return coalesce(v_seen.held, '{}');
+  select f.held_ids, f.ready_webhook_ids into held_ids, ready_webhook_ids
+  from webhookpub.follow_answers(v_answers, v_now) as f;
 end;
 $$;
 
 comment on function webhookpub.record_attempts
   (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[]) is
-  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt; returns those that somebody holds, for later.';
+  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt; returns those that somebody holds, for later, and the webhooks for which a turn has passed on.';

@@ -50,12 +50,8 @@ begin
     cross join lateral (
       select
       from webhookpub.webhooks as w
-      where w.id = q.webhook_id and w.enabled
-        and webhookpub.requests_allowed(w, p_now) > (
-          select count(*)
-          from webhookpub.queue as b
-          where b.webhook_id = w.id and b.leased and b.due_at > p_now
-        )
+      cross join lateral webhookpub.standing(w, p_now) as s
+      where w.id = q.webhook_id and s.room > 0
       offset 0
     ) as w
     where q.leased and q.suspicion > 0 and q.suspicion < 3 and (q.due_at <= p_now) is true

@@ -14,6 +14,7 @@ create or replace function webhookpub.park_lost (
 as $$
 declare
   v_ids text[];
+  v_held text[];
 begin
   select array_agg(l.delivery_id) into v_ids
   from (
@@ -24,6 +25,10 @@ begin
   ) as l;
   if v_ids is null then
     return 0;
+  end if;
+  v_held := webhookpub.hold_turns(v_ids);
+  if v_held is not null then
+    v_ids := array(select i.id from unnest(v_ids) as i (id) where i.id <> all (v_held));
   end if;
   update webhookpub.queue as q
   set

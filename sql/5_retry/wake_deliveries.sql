@@ -44,6 +44,7 @@ begin
   cross join lateral (
     select w.id
     from webhookpub.webhooks as w
+    cross join lateral webhookpub.standing(w, v_now) as s
     where w.id = p.id and w.enabled
       -- Its job waits already, which is all that most need while there is much to do; or a worker
       -- has just taken it, and will look.
@@ -62,20 +63,13 @@ begin
           )
       )
       and exists (
-        select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
-      )
-      and exists (
         select
         from webhookpub.queue as q
         where q.webhook_id = w.id and q.leased in (true, false) and q.due_at <= v_now
       )
       -- One that has as many requests under way as it may is left alone: with the next answer
       -- its worker comes back for more.
-      and webhookpub.requests_allowed(w, v_now) > (
-        select count(*)
-        from webhookpub.queue as b
-        where b.webhook_id = w.id and b.leased and b.due_at > v_now
-      )
+      and s.room > 0
     offset 0
   ) as w;
   if v_webhook_ids is null then

@@ -1,6 +1,6 @@
 -- Wakes the webhooks whose suspects may be tried now.
 --
--- Called by  webhookpub.record_attempts, when a suspect has been tried.
+-- Called by  webhookpub.follow_answers, when a suspect has been tried.
 -- Locks      the webhooks' job rows (webhookpub.add_deliver_jobs). An application may have added
 --            one in a transaction that it leaves open: it is not waited for, the tick will.
 

@@ -66,9 +66,9 @@ as
     ) as f
   ) as o
   cross join (
-    select count(w.retry_at) as count
+    select count(w.last_error) as count
     from (
-      select e.retry_at
+      select e.last_error
       from webhookpub.events as e
       where e.status = 'pending'
       order by e.status, e.pending_user_id, e.expires_at

@@ -12,7 +12,8 @@ as
   select
     h.id, q.webhook_id, h.event_id, h.event_type, h.event_created_at, h.message_id, h.replay_id,
     'pending' as status, q.leased, q.attempt as attempts, q.lost, h.max_attempts,
-    q.due_at as next_attempt_at, q.last_status_code, q.last_error, q.last_attempt_at,
+    case when q.turn_at is null then q.due_at end as next_attempt_at,
+    q.last_status_code, q.last_error, q.last_attempt_at,
     h.delivered_at, h.created_at,
     h.created_at + (select s.delivery_retention from webhookpub.settings as s) as expires_at
   from webhookpub.queue as q
@@ -43,6 +44,6 @@ comment on column webhookpub.deliveries.attempts is
 comment on column webhookpub.deliveries.lost is
   'Attempts that had no answer, for the worker was lost or gave it back; they do not count against max_attempts.';
 comment on column webhookpub.deliveries.next_attempt_at is
-  'When it is due, or, while it is leased, when the lease ends; null unless it is pending.';
+  'When it is due, or, while it is leased, when the lease ends; null unless it is pending, and while it waits for its turn.';
 comment on column webhookpub.deliveries.expires_at is
   'When maintenance may remove it, unless it is pending.';

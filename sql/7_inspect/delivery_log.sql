@@ -13,13 +13,26 @@ as
     case
       when d.status <> 'pending' then null
       when q.leased and q.due_at > statement_timestamp() then 'answer'
-      when not w.enabled then 'enabled webhook'
-      when q.due_at > statement_timestamp() then 'next attempt'
-      when w.circuit_retry_at > statement_timestamp() then 'closed circuit'
-      when w.paused_until > statement_timestamp() then 'end of pause'
-      else 'worker'
+      when q.turn_at is not null then 'turn'
+      when q.due_at > statement_timestamp() and w.enabled then 'next attempt'
+      else coalesce(
+        -- Most often the webhook's row says it.
+        webhookpub.webhook_waits_for(w, true, null, statement_timestamp()),
+        webhookpub.webhook_waits(d.webhook_id),
+        'worker'
+      )
     end as waits_for,
-    coalesce(q.attempt, d.attempts) as attempts, d.max_attempts, q.due_at as next_attempt_at,
+    case
+      when q.turn_at is not null then (
+        select h.delivery_id
+        from webhookpub.queue as h
+        where h.webhook_id = q.webhook_id
+          and h.ordering_key = q.ordering_key
+          and h.turn_at is null
+      )
+    end as waits_for_delivery_id,
+    coalesce(q.attempt, d.attempts) as attempts, d.max_attempts,
+    case when q.turn_at is null then q.due_at end as next_attempt_at,
     coalesce(q.last_status_code, d.last_status_code) as last_status_code,
     coalesce(q.last_error, d.last_error) as last_error,
     coalesce(q.last_attempt_at, d.last_attempt_at) as last_attempt_at,
@@ -36,7 +49,9 @@ comment on column webhookpub.delivery_log.url is 'Where it goes, as the webhook 
 comment on column webhookpub.delivery_log.status is
   'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
 comment on column webhookpub.delivery_log.waits_for is
-  'What a pending one waits for: an answer to its request, an enabled webhook, its next attempt (next_attempt_at), a closed circuit, the end of a pause that its receiver asked for, or a worker.';
+  'What a pending one waits for: an answer to its request, its turn, its next attempt (next_attempt_at), an enabled webhook, a secret, a closed circuit, the end of a pause that its receiver asked for, its pace, room among max_in_flight, delivery to be on, or a worker.';
+comment on column webhookpub.delivery_log.waits_for_delivery_id is
+  'Whose turn it is, while it waits for its own: the delivery before it with the same ordering key that has not ended.';
 comment on column webhookpub.delivery_log.attempts is 'Attempts begun; the table attempts has each of them.';
 comment on column webhookpub.delivery_log.next_attempt_at is
   'When it is due, or, while it waits for an answer, when that counts as lost.';

@@ -28,7 +28,8 @@ as
     from (
       select max(to_date(right(c.relname, 8), 'YYYYMMDD')) + interval '1 day' as ends_at
       from pg_inherits as i
-      join pg_class as c on c.oid = i.inhrelid
+      -- One look for each: a catalog grows with its host.
+      cross join lateral (select c.relname from pg_class as c where c.oid = i.inhrelid offset 0) as c
       where i.inhparent in ('webhookpub.envelopes'::regclass, 'webhookpub.attempts'::regclass)
         and c.relname ~ '_[0-9]{8}$'
       group by i.inhparent

@@ -11,7 +11,8 @@ as
     w.id as webhook_id, w.user_id, w.url, w.enabled, w.disabled_reason, w.disabled_at,
     w.failing_since, w.circuit_opened_at, w.circuit_retry_at,
     case when w.paused_until > statement_timestamp() then w.paused_until end as paused_until,
-    w.last_delivered_at,
+    case when p.pending > 0 then webhookpub.webhook_waits(w.id) end as waits_for,
+    w.max_per_second, w.ordered, w.last_delivered_at,
     r.attempts as recent_attempts, r.success_rate, r.p95_duration_ms, r.last_error,
     p.pending, p.oldest_pending, p.in_flight, w.max_in_flight
   from webhookpub.webhooks as w
@@ -64,6 +65,12 @@ comment on column webhookpub.webhook_health.circuit_retry_at is
   'When the next delivery goes out as a probe; an answer to it closes the circuit.';
 comment on column webhookpub.webhook_health.paused_until is
   'Until when its receiver asked to be left alone (Retry-After); null when it did not.';
+comment on column webhookpub.webhook_health.waits_for is
+  'What all that is pending waits for: an enabled webhook, a secret, a closed circuit, the end of a pause, its pace, room, or delivery to be on; null: nothing, or nothing is pending.';
+comment on column webhookpub.webhook_health.max_per_second is
+  'Its pace: how many requests a second it gets at most; null: it has none.';
+comment on column webhookpub.webhook_health.ordered is
+  'Whether its deliveries with the same ordering key go one after another.';
 comment on column webhookpub.webhook_health.last_delivered_at is
   'Last success, to about 10 s.';
 comment on column webhookpub.webhook_health.recent_attempts is

@@ -38,7 +38,7 @@ begin
   grant execute on function
     webhookpub.create_webhook, webhookpub.update_webhook, webhookpub.rotate_secret,
     webhookpub.enable_webhook, webhookpub.disable_webhook, webhookpub.delete_webhook,
-    webhookpub.redeliver, webhookpub.redeliver_since, webhookpub.test_webhook,
+    webhookpub.redeliver, webhookpub.redeliver_since, webhookpub.test_webhook, webhookpub.skip,
     webhookpub.retry_publish_failures, webhookpub.register_event_types,
     webhookpub.fan_out, webhookpub.maintain
   to webhookpub_operator;
@@ -47,6 +47,10 @@ begin
   grant execute on function
     webhookpub.explain_event, webhookpub.stored_envelope, webhookpub.type_patterns,
     webhookpub.unmatched_clause, webhookpub.data_holds, webhookpub.current_user_id
+  to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
+
+  -- What a delivery waits for, in delivery_log and webhook_health.
+  grant execute on function webhookpub.webhook_waits_for, webhookpub.webhook_waits
   to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 
   grant execute on function webhookpub.event_id, webhookpub.is_valid_event_type

@@ -11,6 +11,8 @@ export interface Lease {
   readonly started_at: string;
   /** There may be more that is due for its webhook. */
   readonly more: boolean;
+  /** Others wait for its end: it is their turn then. */
+  readonly holds_up: boolean;
 }
 
 /** What to POST for a lease, as webhookpub.lease_requests returns it. */
@@ -151,24 +153,31 @@ export async function fanOutHeavy(sql: Sql): Promise<Batch> {
   return row;
 }
 
+/** A webhook that is to be asked for again: somebody held its lease, or its pace is spent. */
+export interface Wait {
+  readonly webhook_id: string;
+  readonly delivery_id: null;
+  readonly wait_ms: number;
+}
+
 /**
  * Leases due deliveries of these webhooks, at most `limits[i]` of each.
  *
- * @returns what was leased; and the webhooks whose lease somebody else held in that instant
+ * @returns what was leased; and which webhooks to ask for again, and when
  */
 export async function leaseDeliveries(
   sql: Sql,
   webhookIds: readonly string[],
   limits: readonly number[],
-): Promise<{ leases: Lease[]; held: string[] }> {
-  const rows = await sql<(Lease | { webhook_id: string; delivery_id: null })[]>`
+): Promise<{ leases: Lease[]; waits: Wait[] }> {
+  const rows = await sql<(Lease | Wait)[]>`
     select * from webhookpub.lease_deliveries(
       p_webhook_ids => ${webhookIds as string[]}::text[],
       p_limits => ${limits as number[]}::integer[]
     )`;
   return {
     leases: rows.filter((row): row is Lease => row.delivery_id !== null),
-    held: rows.filter((row) => row.delivery_id === null).map((row) => row.webhook_id),
+    waits: rows.filter((row): row is Wait => row.delivery_id === null),
   };
 }
 
@@ -195,16 +204,20 @@ export async function releaseDeliveries(
     )`;
 }
 
-/**
- * Records what came back; the database decides what becomes of each delivery.
- *
- * @returns the deliveries that somebody holds: their answers have to be told again
- */
-export async function recordAttempts(sql: Sql, answers: readonly Answer[]): Promise<string[]> {
+/** What came of recording answers. */
+export interface Recorded {
+  /** The deliveries that somebody holds: their answers have to be told again. */
+  readonly held_ids: readonly string[];
+  /** The webhooks for which something is due now that what was before it has ended, or null. */
+  readonly ready_webhook_ids: readonly string[] | null;
+}
+
+/** Records what came back; the database decides what becomes of each delivery. */
+export async function recordAttempts(sql: Sql, answers: readonly Answer[]): Promise<Recorded> {
   const column = <K extends keyof Answer>(key: K) =>
     answers.map((answer) => answer[key]) as never[];
-  const [row] = await sql<[{ held: string[] }]>`
-    select webhookpub.record_attempts(
+  const [row] = await sql<[Recorded]>`
+    select * from webhookpub.record_attempts(
       p_delivery_ids => ${column("deliveryId")}::text[],
       p_attempts => ${column("attempt")}::integer[],
       p_started_at => ${column("startedAt")}::timestamptz[],
@@ -214,8 +227,8 @@ export async function recordAttempts(sql: Sql, answers: readonly Answer[]): Prom
       p_errors => ${column("error")}::text[],
       p_response_bodies => ${column("responseBody")}::text[],
       p_retry_afters => ${column("retryAfter")}::text[]
-    ) as held`;
-  return row.held;
+    )`;
+  return row;
 }
 
 /** What a round of upkeep did, to how many; a bigint comes as text. */

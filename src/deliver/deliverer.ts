@@ -2,7 +2,13 @@ import { answerTo } from "./answer.ts";
 import type { Policy } from "./address_guard.ts";
 import { setTimeout as sleep } from "node:timers/promises";
 import { coalesce } from "./coalesce.ts";
-import { type Batch, type Lease, leaseDeliveries, releaseDeliveries } from "../database/calls.ts";
+import {
+  type Batch,
+  type Lease,
+  leaseDeliveries,
+  releaseDeliveries,
+  type Wait,
+} from "../database/calls.ts";
 import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { Vitals } from "../vitals.ts";
@@ -18,8 +24,6 @@ const LEASE_LIMIT = 100;
 
 /** What this machine lacks is not there again at once. */
 const SHORT_MS = 1000;
-/** How soon a webhook is asked for again whose lease somebody else held. */
-const HELD_MS = 20;
 /** How long it asks what to POST, while the database fails. */
 const REQUEST_MS = 5000;
 
@@ -61,6 +65,8 @@ interface Course extends Claim {
   again: boolean;
   /** With the last leases there may have been more. */
   more: boolean;
+  /** It is asked for in a while. */
+  later: boolean;
 }
 
 /**
@@ -89,13 +95,25 @@ export function makeDeliverer(
 ): Deliverer {
   const courses = new Map<string, Course>();
   const shares = makeShares<Course>(maxInFlight);
-  const recorder = makeRecorder(pool, log, hurry);
+  const recorder = makeRecorder(
+    pool,
+    log,
+    (webhookIds) => {
+      if (draining) return;
+      for (const webhookId of webhookIds) {
+        const course = courses.get(webhookId);
+        if (course) want(course);
+      }
+    },
+    hurry,
+  );
   const senderFor = makeSenders(closed);
   /** Until when nothing more is asked for: this machine lacks what a request needs. */
   let shortUntil = 0;
   let leasing = 0;
   let scheduled = false;
   let draining = false;
+  const stopping = new AbortController();
   let freed = Promise.withResolvers<void>();
   const drained = Promise.withResolvers<void>();
 
@@ -146,10 +164,10 @@ export function makeDeliverer(
       claim.asking = true;
       claim.again = false;
     }
-    const { leases, held } = await lease(turns);
+    const { leases, waits } = await lease(turns);
     leasing -= 1;
     const own = Map.groupBy(leases, (leased) => leased.webhook_id);
-    settle(turns, own, held);
+    settle(turns, own, new Map(waits.map((wait) => [wait.webhook_id, wait])));
     await request(leases);
   };
 
@@ -157,30 +175,37 @@ export function makeDeliverer(
   const settle = (
     turns: readonly Turn<Course>[],
     leases: ReadonlyMap<string, readonly Lease[]>,
-    held: readonly string[],
+    waits: ReadonlyMap<string, Wait>,
   ) => {
     for (const { claim: course, room } of turns) {
       const own = leases.get(course.webhookId) ?? [];
+      const wait = waits.get(course.webhookId);
       course.asking = false;
       course.open += own.length;
       vitals.leased(own.length);
       // None came: is none due, or no room? While some are open, the next answer asks again.
       if (own.length > 0 || course.open === 0) course.more = own.some(({ more }) => more);
       shares.give(course, room - own.length);
-      if (!draining && (course.again || (course.more && own.length === room))) want(course);
-      else if (held.includes(course.webhookId)) void wantLater(course);
+      if (wait) void wantLater(course, wait.wait_ms);
+      else if (!draining && (course.again || (course.more && own.length === room))) want(course);
       else forget(course);
     }
     schedule();
   };
 
-  /** Somebody else was leasing for it, or holds it for longer. */
-  const wantLater = async (course: Course) => {
+  /** Until then asking would be in vain, whatever is answered meanwhile. */
+  const wantLater = async (course: Course, ms: number) => {
+    course.more = false;
+    course.again = false;
+    if (course.later) return;
+    course.later = true;
     course.open += 1;
-    await sleep(HELD_MS);
+    await sleep(ms, undefined, { signal: stopping.signal }).catch(() => {});
+    course.later = false;
     course.open -= 1;
-    if (draining) forget(course);
-    else want(course);
+    if (draining) return forget(course);
+    course.more = true;
+    want(course);
   };
 
   /** Asks what to POST for leases, and begins. */
@@ -219,7 +244,7 @@ export function makeDeliverer(
     } catch (error) {
       // The tick finds what is left, when the database is back.
       log.error(`leasing for ${webhookIds.length} webhooks: ${messageOf(error)}`);
-      return { leases: [], held: [] };
+      return { leases: [], waits: [] };
     }
   };
 
@@ -262,7 +287,8 @@ export function makeDeliverer(
       const answer = { since: now };
       course.unrecorded.add(answer);
       // It may be what keeps the next request from being leased.
-      const urgent = course.more || course.again || draining || shares.free() === 0;
+      const urgent =
+        post.lease.holds_up || course.more || course.again || draining || shares.free() === 0;
       await recorder.record(answerTo(post.lease, outcome, now - begun), urgent);
       course.unrecorded.delete(answer);
     } catch (error) {
@@ -298,6 +324,7 @@ export function makeDeliverer(
       asking: false,
       again: false,
       more: false,
+      later: false,
     };
     courses.set(webhookId, course);
     return course;
@@ -311,6 +338,7 @@ export function makeDeliverer(
       attempt: 1,
       started_at: batch.leased_at ?? "",
       more: false,
+      holds_up: false,
     }));
     if (leases.length === 0) return;
     if (draining) {
@@ -344,6 +372,7 @@ export function makeDeliverer(
     },
     async drain() {
       draining = true;
+      stopping.abort();
       recorder.drain();
       // What is only in line goes to others.
       for (const course of courses.values()) forget(course);

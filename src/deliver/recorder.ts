@@ -41,10 +41,16 @@ interface Entry {
 /**
  * Makes a recorder.
  *
+ * @param onReady hears of the webhooks for which something is due with what was recorded
  * @param hurry when it is aborted, the process has to end soon: a database that is away is not
  *   waited for
  */
-export function makeRecorder(pool: Pool, log: Log, hurry?: AbortSignal): Recorder {
+export function makeRecorder(
+  pool: Pool,
+  log: Log,
+  onReady: (webhookIds: readonly string[]) => void,
+  hurry?: AbortSignal,
+): Recorder {
   let waiting: Entry[] = [];
   let underWay = 0;
   let isUrgent = false;
@@ -119,9 +125,12 @@ export function makeRecorder(pool: Pool, log: Log, hurry?: AbortSignal): Recorde
     for (let pause = PAUSE_MS; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
       try {
         const answers = entries.map(({ answer }) => answer);
-        const held = await pool.ask((sql) => recordAttempts(sql, answers));
+        const { held_ids, ready_webhook_ids } = await pool.ask((sql) =>
+          recordAttempts(sql, answers),
+        );
         failingSince = undefined;
-        return finish(entries, held);
+        if (ready_webhook_ids) onReady(ready_webhook_ids);
+        return finish(entries, held_ids);
       } catch (error) {
         const about = aboutWhat(error);
         if (about !== "the database" && entries.length > 1) {

@@ -186,7 +186,7 @@ void t.test("backlog and metrics: what waits, and for how long", async (t) => {
   const held = await createWebhook(sql);
   await publish(sql, { count: 3 });
   await sql`update webhookpub.events set created_at = created_at - interval '1 minute'`;
-  await sql`update webhookpub.events set retry_at = now() where id = (select min(id) from webhookpub.events)`;
+  await sql`update webhookpub.events set retry_at = now(), last_error = 'x' where id = (select min(id) from webhookpub.events)`;
   t.match(await backlog(), { events_pending: "3", events_failing: "1", oldest_event: /^00:01:0/ });
   t.match(await metrics(database), {
     events_pending: 3,
@@ -196,6 +196,7 @@ void t.test("backlog and metrics: what waits, and for how long", async (t) => {
     attempts_total: 0,
     webhooks_enabled: 2,
   });
+  await sql`update webhookpub.events set last_error = null`;
   const { publisher_lag_seconds: lag = 0 } = await metrics(database);
   t.ok(lag >= 60 && lag < 3600, `${lag} s`);
 

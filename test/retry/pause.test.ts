@@ -93,10 +93,10 @@ void t.test("the pause that an answer asks for begins, whoever holds the webhook
   );
   await sql.begin(async (tx) => {
     await tx`select from webhookpub.webhooks where id = ${id} for update`;
-    const held = await recordAttempts(sql, answers);
-    t.strictSame(held, [answers[0]!.deliveryId], "only what asks for one is told later");
+    const { held_ids } = await recordAttempts(sql, answers);
+    t.strictSame(held_ids, [answers[0]!.deliveryId], "only what asks for one is told later");
   });
-  t.strictSame(await recordAttempts(sql, answers.slice(0, 1)), []);
+  t.strictSame((await recordAttempts(sql, answers.slice(0, 1))).held_ids, []);
   t.equal(await pauseOf(sql, id), 60);
 });
 

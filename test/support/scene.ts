@@ -13,6 +13,8 @@ export interface WebhookOptions {
   /** As text of an array: '{1 min,5 min}'. */
   readonly retrySchedule?: string;
   readonly requestTimeout?: string;
+  readonly ordered?: boolean;
+  readonly maxPerSecond?: number;
 }
 
 /** A webhook as create_webhook returned it. */
@@ -38,6 +40,8 @@ export async function createWebhook(
       p_max_in_flight: options.maxInFlight,
       p_retry_schedule: options.retrySchedule,
       p_request_timeout: options.requestTimeout,
+      p_ordered: options.ordered,
+      p_max_per_second: options.maxPerSecond,
     })})`;
   return webhook;
 }
@@ -50,10 +54,13 @@ export async function publish(
     type = "email.received",
     count = 1,
     data = "{}",
-  }: { userId?: string; type?: string; count?: number; data?: string } = {},
+    key,
+  }: { userId?: string; type?: string; count?: number; data?: string; key?: string } = {},
 ): Promise<string[]> {
   const rows = await sql<{ id: string }[]>`
-    select webhook_publish_tx(${type}, ${userId}, ${data}::text::jsonb) as id
+    select webhook_publish_tx(
+      ${type}, ${userId}, ${data}::text::jsonb, ordering_key => ${key ?? null}
+    ) as id
     from generate_series(1, ${count})`;
   return rows.map((row) => row.id);
 }
