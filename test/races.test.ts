@@ -288,7 +288,7 @@ void t.test("a lease that somebody else holds is passed by, and the others go", 
   await holder`begin`;
   await holder`select from webhookpub.lease_deliveries(${[held.id]})`;
   const leased = await leaseDeliveries(session(), [held.id, free.id], [10, 10]);
-  t.match(leased, { leases: [{ webhook_id: free.id }], held: [held.id] });
+  t.match(leased, { leases: [{ webhook_id: free.id }], waits: [{ webhook_id: held.id }] });
   t.equal(leased.leases.length, 1);
   await holder`rollback`;
 });

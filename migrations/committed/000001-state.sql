@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:eb69956ba30f51f2fa6eb9e70225fb4dedfe47be
+--! Hash: sha1:6179f20a9e25ed7d3eea541cda306ee345658828
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -222,6 +222,8 @@ create table webhookpub.webhooks (
   disabled_at timestamptz,
   disabled_reason text collate "C",
   max_in_flight integer not null default 20,
+  max_per_second numeric,
+  ordered boolean not null default false,
   request_timeout interval,
   retry_schedule interval[] not null,
   created_at timestamptz not null default now(),
@@ -244,6 +246,8 @@ create table webhookpub.webhooks (
   constraint webhooks_signature_scheme_is_known
     check (signature_scheme in ('standard', 'stripe')),
   constraint webhooks_max_in_flight_is_1_to_1000 check (max_in_flight between 1 and 1000),
+  constraint webhooks_max_per_second_is_up_to_10000
+    check (max_per_second >= 0.001 and max_per_second <= 10000),
   constraint webhooks_request_timeout_is_up_to_30_s
     check (request_timeout > '0' and request_timeout <= '30 seconds'),
   constraint webhooks_disabled_iff_not_enabled
@@ -328,6 +332,10 @@ comment on column webhookpub.webhooks.disabled_reason is
   'manual, failing, gone, deleted or what the operator gave.';
 comment on column webhookpub.webhooks.max_in_flight is
   'How many of its requests may be under way at once, over all workers.';
+comment on column webhookpub.webhooks.max_per_second is
+  'How many requests a second it gets at most, evenly, over all workers; null: as many as it answers.';
+comment on column webhookpub.webhooks.ordered is
+  'Its deliveries with the same ordering key go one after another, in the order of their events.';
 comment on column webhookpub.webhooks.request_timeout is
   'Deadline of a whole exchange; null: settings.request_timeout.';
 comment on column webhookpub.webhooks.retry_schedule is
@@ -352,6 +360,16 @@ comment on column webhookpub.webhooks.circuit_retry_at is
   'When the next delivery goes out as a probe; an answer to it closes the circuit.';
 comment on column webhookpub.webhooks.paused_until is
   'Until when its receiver asked to be left alone (Retry-After); what waits comes back one at a time, and one more with each second.';
+
+-- Apart, for it changes with each lease, and only of those that have a pace.
+create table webhookpub.paces (
+  webhook_id text collate "C" constraint paces_pkey primary key,
+  spent_until timestamptz not null
+) with (fillfactor = 50);
+comment on table webhookpub.paces is
+  'How much of their pace webhooks with max_per_second have used.';
+comment on column webhookpub.paces.spent_until is
+  'When the requests that were leased would all have begun, evenly spaced: ahead of now by a burst at most.';
 
 create table webhookpub.secrets (
   id bigint generated always as identity primary key,
@@ -513,6 +531,8 @@ create table webhookpub.queue (
   lost integer not null default 0,
   suspicion integer not null default 0,
   replay_of text collate "C",
+  ordering_key text collate "C",
+  turn_at timestamptz,
   last_attempt_at timestamptz,
   last_status_code integer,
   last_error text
@@ -528,13 +548,18 @@ create index queue_by_webhook on webhookpub.queue (webhook_id, leased, due_at);
 create index queue_due on webhookpub.queue (due_at, webhook_id) where attempt >= 0;
 create unique index queue_one_replay_per_event_and_webhook
   on webhookpub.queue (replay_of, webhook_id) where replay_of is not null;
+-- Of one ordering key one goes at a time, whatever else happens.
+create unique index queue_one_turn_per_ordering
+  on webhookpub.queue (webhook_id, ordering_key) where ordering_key is not null and turn_at is null;
+create index queue_turns
+  on webhookpub.queue (webhook_id, ordering_key, turn_at, delivery_id) where turn_at is not null;
 create index queue_suspects
   on webhookpub.queue (due_at, suspicion) where leased and suspicion > 0;
 
 comment on table webhookpub.queue is
   'The deliveries that are pending: when each is due and who has it. Its row goes when the delivery ends.';
 comment on column webhookpub.queue.due_at is
-  'Schedule and lease in one: due when it has passed.';
+  'Schedule and lease in one: due when it has passed; infinity while it waits for its turn.';
 comment on column webhookpub.queue.leased is
   'A worker has it until due_at; then it is due again.';
 comment on column webhookpub.queue.attempt is
@@ -543,6 +568,10 @@ comment on column webhookpub.queue.lost is
   'Attempts that had no answer, for the worker was lost or gave it back; they do not count against max_attempts.';
 comment on column webhookpub.queue.suspicion is
   'How close it is to having killed a worker: 0 not at all; 1 one was lost with it; 2 another, of few; 3 another, with none of its like beside it (due_suspects). An answer ends it.';
+comment on column webhookpub.queue.ordering_key is
+  'Of a delivery of an ordered webhook: it goes when those before it with the same key have ended.';
+comment on column webhookpub.queue.turn_at is
+  'While it waits for its turn: its event''s time, for turns go by that. Null when it is its turn, or needs none.';
 comment on column webhookpub.queue.replay_of is
   'The event that it replays, so that one replay of it is pending for a webhook; else null.';
 
@@ -565,7 +594,8 @@ create type webhookpub.answer as (
   last_attempt_at timestamptz,
   due_at timestamptz,
   pause interval,
-  suspected boolean
+  suspected boolean,
+  ordering_key text
 );
 comment on type webhookpub.answer is
   'An answer, whose it is, and what it means: delivered, failed, pending (there is a next attempt), late (it changes nothing) or held (somebody holds the delivery).';
@@ -729,6 +759,7 @@ alter table webhookpub.publish_failures enable row level security;
 -- No policy: whatever somebody grants on them, and be it by default privileges, only their
 -- owner reads them.
 alter table webhookpub.secrets enable row level security;
+alter table webhookpub.paces enable row level security;
 alter table webhookpub.sweep enable row level security;
 alter table webhookpub.settled_objects enable row level security;
 alter table webhookpub.expiry enable row level security;

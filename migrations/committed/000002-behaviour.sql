@@ -1,5 +1,5 @@
---! Previous: sha1:eb69956ba30f51f2fa6eb9e70225fb4dedfe47be
---! Hash: sha1:2224bc1f54e1b9e8bc17309218f79abf406bcf37
+--! Previous: sha1:6179f20a9e25ed7d3eea541cda306ee345658828
+--! Hash: sha1:f8a0c7baca935250ae533ee7c2f73e39964da7b6
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -333,7 +333,7 @@ create or replace function webhookpub.check_webhook (
   stable
 as $$
 declare
-  v_rule text;
+  v_rule constant text := webhookpub.webhook_fault(p_webhook);
 begin
   if p_webhook.user_id is null or length(p_webhook.user_id) not between 1 and 200 then
     raise exception using
@@ -348,31 +348,6 @@ begin
   perform webhookpub.check_events(p_webhook.events);
   perform webhookpub.check_filters(p_webhook.filters);
   perform webhookpub.check_headers(p_webhook.headers);
-
-  v_rule := case
-    when length(p_webhook.description) <= 1000 is not true
-      then 'description must be text of up to 1000 characters'
-    when p_webhook.signature_scheme in ('standard', 'stripe') is not true
-      then format(
-        'signature_scheme %s must be standard or stripe',
-        coalesce(quote_literal(left(p_webhook.signature_scheme, 40)), 'null')
-      )
-    when p_webhook.max_in_flight between 1 and 1000 is not true
-      then format('max_in_flight %s must be 1 to 1000', coalesce(p_webhook.max_in_flight::text, 'null'))
-    when p_webhook.request_timeout <= '0' or p_webhook.request_timeout > '30 seconds'
-      then format('request_timeout %s must be over 0 and up to 30 seconds', p_webhook.request_timeout)
-    when cardinality(p_webhook.retry_schedule) > 50 or array_ndims(p_webhook.retry_schedule) > 1
-      then 'retry_schedule may have at most 50 pauses'
-    when exists (
-      select
-      from unnest(p_webhook.retry_schedule) as r (pause)
-      where (r.pause > '0' and r.pause <= '7 days') is not true
-    )
-      then format(
-        'retry_schedule %L: each pause must be over 0 and up to 7 days',
-        left(p_webhook.retry_schedule::text, 200)
-      )
-  end;
   if v_rule is not null then
     raise exception using
       errcode = 'WH010',
@@ -403,7 +378,9 @@ create or replace function webhookpub.create_webhook (
   p_signature_scheme text default 'standard',
   p_max_in_flight integer default 20,
   p_retry_schedule interval[] default null,
-  p_request_timeout interval default null
+  p_request_timeout interval default null,
+  p_ordered boolean default false,
+  p_max_per_second numeric default null
 )
   returns table (
     webhook_id text,
@@ -430,6 +407,8 @@ begin
   v_webhook.max_in_flight := p_max_in_flight;
   v_webhook.retry_schedule := coalesce(p_retry_schedule, webhookpub.default_retry_schedule());
   v_webhook.request_timeout := p_request_timeout;
+  v_webhook.ordered := p_ordered;
+  v_webhook.max_per_second := p_max_per_second;
   perform webhookpub.check_webhook(v_webhook);
 
   perform pg_advisory_xact_lock(2003006835, hashtext(p_user_id));
@@ -447,12 +426,12 @@ begin
   webhook_id := 'wh_' || webhookpub.random_hex();
   insert into webhookpub.webhooks
     (id, user_id, url, description, events, filters, headers, signature_scheme,
-     max_in_flight, request_timeout, retry_schedule)
+     max_in_flight, request_timeout, retry_schedule, ordered, max_per_second)
   values
     (create_webhook.webhook_id, v_webhook.user_id, v_webhook.url, v_webhook.description, v_webhook.events,
      v_webhook.filters, webhookpub.lower_names(v_webhook.headers),
      v_webhook.signature_scheme, v_webhook.max_in_flight, v_webhook.request_timeout,
-     v_webhook.retry_schedule);
+     v_webhook.retry_schedule, v_webhook.ordered, nullif(v_webhook.max_per_second, 'infinity'));
   -- Made within the statement, so that it is nobody's parameter, which might be logged.
   insert into webhookpub.secrets as k (webhook_id, secret)
   values (create_webhook.webhook_id, webhookpub.new_secret())
@@ -462,7 +441,8 @@ end;
 $$;
 
 comment on function webhookpub.create_webhook
-  (text, text, text[], jsonb, text, jsonb, text, integer, interval[], interval) is
+  (text, text, text[], jsonb, text, jsonb, text, integer, interval[], interval,
+   boolean, numeric) is
   'Subscribes a user to events; returns the webhook''s id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';
 --! EndIncluded 0_webhooks/create_webhook.sql
 --! Included 0_webhooks/delete_webhook.sql
@@ -495,6 +475,7 @@ begin
     headers = '{}'
   where w.id = p_webhook_id;
   delete from webhookpub.secrets as s where s.webhook_id = p_webhook_id;
+  delete from webhookpub.paces as c where c.webhook_id = p_webhook_id;
   perform webhookpub.end_deliveries(array(
     select q.delivery_id
     from webhookpub.queue as q
@@ -585,6 +566,41 @@ $$;
 comment on function webhookpub.enable_webhook (text) is
   'Enables a webhook and closes its circuit; what waited goes on, and its failure window starts anew. Raises WH020, WH021.';
 --! EndIncluded 0_webhooks/enable_webhook.sql
+--! Included 0_webhooks/end_order.sql
+-- Makes due what waits for its turn, for a webhook that is no longer ordered.
+--
+-- Called by  webhookpub.update_webhook.
+-- Locks      what goes by an ordering key, waiting for what is being fanned out, leased or
+--            recorded.
+--
+-- The first statement waits for fan-outs that put something behind these, the second one sees it.
+-- Fan-outs that come later find all of it locked, and wait for the end of this transaction.
+
+create or replace function webhookpub.end_order (
+  p_webhook_id text
+)
+  returns void
+  language plpgsql
+  volatile
+as $$
+begin
+  perform
+  from webhookpub.queue as q
+  where q.webhook_id = p_webhook_id and q.ordering_key is not null
+  order by q.turn_at is not null, q.delivery_id
+  for update;
+  update webhookpub.queue as q
+  set
+    ordering_key = null,
+    turn_at = null,
+    due_at = case when q.turn_at is null then q.due_at else clock_timestamp() end
+  where q.webhook_id = p_webhook_id and q.ordering_key is not null;
+end;
+$$;
+
+comment on function webhookpub.end_order (text) is
+  'Makes due what waits for its turn in a webhook, whatever the order.';
+--! EndIncluded 0_webhooks/end_order.sql
 --! Included 0_webhooks/find_webhook.sql
 -- Finds the webhook that somebody names, without locking it.
 --
@@ -949,7 +965,7 @@ comment on function webhookpub.rotate_secret (text, interval) is
 --! Included 0_webhooks/update_webhook.sql
 -- Changes a webhook; what is null stays as it is. Counts for events fanned out from now
 -- on, and for attempts begun from now on. A new URL is tried at once, whatever the
--- circuit of the old one was.
+-- circuit of the old one was. Without order, what waits for its turn is due at once.
 --
 -- Called by  applications, psql.
 -- Locks      the webhook.
@@ -964,7 +980,9 @@ create or replace function webhookpub.update_webhook (
   p_headers jsonb default null,
   p_max_in_flight integer default null,
   p_retry_schedule interval[] default null,
-  p_request_timeout interval default null
+  p_request_timeout interval default null,
+  p_ordered boolean default null,
+  p_max_per_second numeric default null
 )
   returns void
   language plpgsql
@@ -975,6 +993,7 @@ as $$
 declare
   v_webhook webhookpub.webhooks := webhookpub.lock_webhook(p_webhook_id);
   v_moved constant boolean := coalesce(p_url <> v_webhook.url, false);
+  v_freed constant boolean := v_webhook.ordered and not coalesce(p_ordered, true);
 begin
   v_webhook.url := coalesce(p_url, v_webhook.url);
   v_webhook.events := coalesce(p_events, v_webhook.events);
@@ -984,6 +1003,8 @@ begin
   v_webhook.max_in_flight := coalesce(p_max_in_flight, v_webhook.max_in_flight);
   v_webhook.retry_schedule := coalesce(p_retry_schedule, v_webhook.retry_schedule);
   v_webhook.request_timeout := coalesce(p_request_timeout, v_webhook.request_timeout);
+  v_webhook.ordered := coalesce(p_ordered, v_webhook.ordered);
+  v_webhook.max_per_second := coalesce(p_max_per_second, v_webhook.max_per_second);
   perform webhookpub.check_webhook(v_webhook);
 
   update webhookpub.webhooks as w
@@ -996,21 +1017,77 @@ begin
     max_in_flight = v_webhook.max_in_flight,
     retry_schedule = v_webhook.retry_schedule,
     request_timeout = v_webhook.request_timeout,
+    ordered = v_webhook.ordered,
+    max_per_second = nullif(v_webhook.max_per_second, 'infinity'),
     unanswered = case when v_moved then 0 else w.unanswered end,
     circuit_opened_at = case when not v_moved then w.circuit_opened_at end,
     circuit_retry_at = case when not v_moved then w.circuit_retry_at end,
     paused_until = case when not v_moved then w.paused_until end
   where w.id = p_webhook_id;
-  if v_moved and coalesce(v_webhook.circuit_opened_at, v_webhook.paused_until) is not null then
+  if v_freed then
+    perform webhookpub.end_order(p_webhook_id);
+  end if;
+  if v_freed or v_moved and coalesce(v_webhook.circuit_opened_at, v_webhook.paused_until) is not null
+  then
     perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
   end if;
 end;
 $$;
 
 comment on function webhookpub.update_webhook
-  (text, text, text[], jsonb, text, jsonb, integer, interval[], interval) is
-  'Changes a webhook; null leaves a value as it is. Raises WH010, WH011, WH012, WH020, WH021.';
+  (text, text, text[], jsonb, text, jsonb, integer, interval[], interval, boolean, numeric) is
+  'Changes a webhook; null leaves a value as it is, and infinity takes max_per_second away. Raises WH010, WH011, WH012, WH020, WH021.';
 --! EndIncluded 0_webhooks/update_webhook.sql
+--! Included 0_webhooks/webhook_fault.sql
+-- Says what is wrong with the plain values of a webhook.
+--
+-- Called by  webhookpub.check_webhook.
+-- Returns    a sentence; null when nothing is wrong.
+
+create or replace function webhookpub.webhook_fault (
+  p_webhook webhookpub.webhooks
+)
+  returns text
+  language sql
+  stable
+as $$
+  select case
+    when length(p_webhook.description) <= 1000 is not true
+      then 'description must be text of up to 1000 characters'
+    when p_webhook.signature_scheme in ('standard', 'stripe') is not true
+      then format(
+        'signature_scheme %s must be standard or stripe',
+        coalesce(quote_literal(left(p_webhook.signature_scheme, 40)), 'null')
+      )
+    when p_webhook.max_in_flight between 1 and 1000 is not true
+      then format('max_in_flight %s must be 1 to 1000', coalesce(p_webhook.max_in_flight::text, 'null'))
+    when p_webhook.request_timeout <= '0' or p_webhook.request_timeout > '30 seconds'
+      then format('request_timeout %s must be over 0 and up to 30 seconds', p_webhook.request_timeout)
+    when p_webhook.ordered is null
+      then 'ordered must be true or false, not null'
+    when not (
+      p_webhook.max_per_second between 0.001 and 10000 or p_webhook.max_per_second = 'infinity'
+    )
+      then format(
+        'max_per_second %s must be 0.001 to 10000, or infinity for none', p_webhook.max_per_second
+      )
+    when cardinality(p_webhook.retry_schedule) > 50 or array_ndims(p_webhook.retry_schedule) > 1
+      then 'retry_schedule may have at most 50 pauses'
+    when exists (
+      select
+      from unnest(p_webhook.retry_schedule) as r (pause)
+      where (r.pause > '0' and r.pause <= '7 days') is not true
+    )
+      then format(
+        'retry_schedule %L: each pause must be over 0 and up to 7 days',
+        left(p_webhook.retry_schedule::text, 200)
+      )
+  end;
+$$;
+
+comment on function webhookpub.webhook_fault (webhookpub.webhooks) is
+  'What is wrong with the plain values of a webhook; null: nothing.';
+--! EndIncluded 0_webhooks/webhook_fault.sql
 --! Included 1_publish/check_event_types.sql
 -- Refuses a list of event types that the catalog could not take.
 --
@@ -1505,7 +1582,8 @@ comment on function webhookpub.rfc3339 (timestamptz) is
 --            very same id at this moment.
 -- Returns    the event id; null when publishing is off or failed (a WARNING says why).
 --
--- What takes too long to match is left to the fan-out, which gives it more time.
+-- What takes too long to match is left to the fan-out, which gives it more time; and what has an
+-- ordering key, for the fan-out keeps the order.
 
 create or replace function public.webhook_publish (
   event_type text,
@@ -1536,7 +1614,7 @@ begin
   );
   -- Only what is new: an id that was there already has been published.
   select e.* into v_event from webhookpub.events as e where e.id = v_id;
-  if v_event.status = 'pending' and v_event.created_at >= v_at then
+  if v_event.status = 'pending' and v_event.created_at >= v_at and v_event.ordering_key is null then
     perform webhookpub.fan_out_events(array[v_event]);
   end if;
   return v_id;
@@ -2111,6 +2189,7 @@ as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_created record;
+  v_order record;
   -- To match in: two seconds, and for an event alone twice as much with each try.
   v_until constant timestamptz := v_now + interval '2 seconds' * case
     when cardinality(p_events) = 1 then 2 ^ least(p_events[1].attempts, 4)
@@ -2177,7 +2256,7 @@ begin
     from matched as m
     where m.webhook_id is not null
     on conflict (id) do nothing
-    returning h.id, h.webhook_id
+    returning h.id, h.webhook_id, h.event_id
   ),
   moved as (
     insert into webhookpub.envelopes (event_id, created_at, user_id, body)
@@ -2207,15 +2286,19 @@ begin
     ) as m
     where e.id = m.event_id
   )
-  select array_agg(c.id) as ids, array_agg(c.webhook_id) as webhook_ids
+  select
+    array_agg(c.id) as ids, array_agg(c.webhook_id) as webhook_ids, array_agg(c.event_id) as event_ids
   into v_created
   from created as c;
   delivery_count := coalesce(cardinality(v_created.ids), 0);
   if delivery_count > 0 then
     leased_at := v_now;
+    v_order := webhookpub.take_turns(v_created.ids, v_created.webhook_ids, v_created.event_ids, p_events);
     select q.webhook_ids, q.leased_ids, q.leased_webhook_ids
     into webhook_ids, leased_ids, leased_webhook_ids
-    from webhookpub.queue_deliveries(v_created.ids, v_created.webhook_ids, p_room, v_now) as q;
+    from webhookpub.queue_deliveries(
+      v_created.ids, v_created.webhook_ids, v_order.ordering_keys, v_order.turns, p_room, v_now
+    ) as q;
   end if;
 end;
 $$;
@@ -2263,6 +2346,9 @@ begin
         where e.id = v_id and e.status = 'pending'
         for update skip locked
       ) as p;
+      if v_events[1].ordering_key is not null then
+        v_events := webhookpub.keep_order(v_events);
+      end if;
       continue when v_events is null;
       v_done := webhookpub.fan_out_events(v_events);
       webhook_ids := webhook_ids || v_done.webhook_ids;
@@ -2329,7 +2415,8 @@ as
   select
     h.id, q.webhook_id, h.event_id, h.event_type, h.event_created_at, h.message_id, h.replay_id,
     'pending' as status, q.leased, q.attempt as attempts, q.lost, h.max_attempts,
-    q.due_at as next_attempt_at, q.last_status_code, q.last_error, q.last_attempt_at,
+    case when q.turn_at is null then q.due_at end as next_attempt_at,
+    q.last_status_code, q.last_error, q.last_attempt_at,
     h.delivered_at, h.created_at,
     h.created_at + (select s.delivery_retention from webhookpub.settings as s) as expires_at
   from webhookpub.queue as q
@@ -2360,7 +2447,7 @@ comment on column webhookpub.deliveries.attempts is
 comment on column webhookpub.deliveries.lost is
   'Attempts that had no answer, for the worker was lost or gave it back; they do not count against max_attempts.';
 comment on column webhookpub.deliveries.next_attempt_at is
-  'When it is due, or, while it is leased, when the lease ends; null unless it is pending.';
+  'When it is due, or, while it is leased, when the lease ends; null unless it is pending, and while it waits for its turn.';
 comment on column webhookpub.deliveries.expires_at is
   'When maintenance may remove it, unless it is pending.';
 --! EndIncluded 7_inspect/deliveries.sql
@@ -2484,6 +2571,152 @@ $$;
 comment on function webhookpub.heavy_waits () is
   'Whether an event waits in the heavy lane that could be fanned out now.';
 --! EndIncluded 2_fan_out/heavy_waits.sql
+--! Included 2_fan_out/hold_tails.sql
+-- Locks what new deliveries of ordered webhooks come behind: the last in the queue with their
+-- ordering key. Once it is locked nobody can end it, and overlook them.
+--
+-- Called by  webhookpub.keep_order.
+-- Locks      those deliveries, skipping what somebody else holds.
+-- Returns    the events of which somebody else holds one.
+
+create or replace function webhookpub.hold_tails (
+  p_events webhookpub.events[]
+)
+  returns text[]
+  language sql
+  volatile
+as $$
+  with tail as materialized (
+    select
+      k.user_id, k.ordering_key,
+      coalesce(l.delivery_id, h.delivery_id) as delivery_id,
+      coalesce(ll.delivery_id, hl.delivery_id) as locked_id
+    from (
+      select distinct e.user_id, e.ordering_key
+      from unnest(p_events) as e
+      where e.ordering_key is not null
+    ) as k
+    cross join lateral (
+      select w.id from webhookpub.webhooks as w where w.user_id = k.user_id and w.ordered offset 0
+    ) as w
+    -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
+    left join lateral (
+      select q.delivery_id
+      from webhookpub.queue as q
+      where q.webhook_id = w.id and q.ordering_key = k.ordering_key and q.turn_at is not null
+      order by q.turn_at desc, q.delivery_id desc
+      limit 1
+    ) as l on true
+    left join lateral (
+      select q.delivery_id
+      from webhookpub.queue as q
+      where q.webhook_id = w.id and q.ordering_key = k.ordering_key and q.turn_at is not null
+        and l.delivery_id is not null
+      order by q.turn_at desc, q.delivery_id desc
+      limit 1
+      for update skip locked
+    ) as ll on true
+    left join lateral (
+      select q.delivery_id
+      from webhookpub.queue as q
+      where q.webhook_id = w.id and q.ordering_key = k.ordering_key and q.turn_at is null
+        and l.delivery_id is null
+      offset 0
+    ) as h on true
+    left join lateral (
+      select q.delivery_id
+      from webhookpub.queue as q
+      where q.webhook_id = w.id and q.ordering_key = k.ordering_key and q.turn_at is null
+        and l.delivery_id is null
+      for update skip locked
+      offset 0
+    ) as hl on true
+  )
+  select array_agg(e.id)
+  from unnest(p_events) as e
+  where exists (
+    select
+    from tail as t
+    where t.user_id = e.user_id and t.ordering_key = e.ordering_key
+      and t.delivery_id is distinct from t.locked_id
+  );
+$$;
+
+comment on function webhookpub.hold_tails (webhookpub.events[]) is
+  'Locks the last delivery in the queue of each ordering key and ordered webhook of these events; returns the events of which that failed.';
+--! EndIncluded 2_fan_out/hold_tails.sql
+--! Included 2_fan_out/keep_order.sql
+-- Leaves out of a batch what would overtake: events with an ordering key, while an earlier one with
+-- the same key is pending elsewhere, or somebody is just ending what they would wait for. They
+-- stay pending, for the next batch.
+--
+-- Called by  webhookpub.next_events, webhookpub.next_heavy, webhookpub.fan_out_singly.
+-- Locks      the last delivery in the queue of each key and ordered webhook, until the batch
+--            commits: behind it, what is new can't be overlooked by whoever ends it.
+-- Returns    the others, or null.
+
+create or replace function webhookpub.keep_order (
+  p_events webhookpub.events[]
+)
+  returns webhookpub.events[]
+  language plpgsql
+  volatile
+as $$
+declare
+  v_ids constant text[] := array(select e.id from unnest(p_events) as e);
+  v_early text[];
+  v_failing boolean;
+  v_held text[];
+begin
+  -- Users are few, and what is pending of one before the last of these events is what somebody
+  -- else has just taken.
+  with earlier as materialized (
+    select x.user_id, x.ordering_key, min(x.created_at) as created_at,
+      bool_or(x.last_error is not null) as failing
+    from (
+      select e.user_id, max(e.expires_at) as expires_at
+      from unnest(p_events) as e
+      where e.ordering_key is not null
+      group by e.user_id
+    ) as u
+    cross join lateral (
+      select x.user_id, x.ordering_key, x.created_at, x.last_error
+      from webhookpub.events as x
+      where x.status = 'pending'
+        -- In either lane.
+        and x.pending_user_id = any (array[u.user_id, chr(1) || u.user_id])
+        and x.expires_at <= u.expires_at
+        and x.ordering_key is not null
+        and x.id <> all (v_ids)
+      offset 0
+    ) as x
+    group by x.user_id, x.ordering_key
+  )
+  select array_agg(e.id), bool_or(x.failing) into v_early, v_failing
+  from unnest(p_events) as e
+  join earlier as x on x.user_id = e.user_id and x.ordering_key = e.ordering_key
+  where x.created_at < e.created_at;
+  if v_failing then
+    -- They make room for others: what they wait for is pending for longer.
+    update webhookpub.events as e
+    set retry_at = clock_timestamp() + interval '1 second'
+    where e.id = any (v_early) and e.status = 'pending';
+  end if;
+
+  v_held := webhookpub.hold_tails(array(
+    select e from unnest(p_events) as e where e.id = any (v_early) is not true
+  ));
+  return (
+    select array_agg(e)
+    from unnest(p_events) as e
+    where e.id = any (v_early) is not true and e.id = any (v_held) is not true
+  );
+end;
+$$;
+
+comment on function webhookpub.keep_order (webhookpub.events[]) is
+  'Those of these events that overtake none with the same ordering key; what they come behind is locked.';
+--! EndIncluded 2_fan_out/keep_order.sql
 --! Included 2_fan_out/leave_fan_out.sql
 -- Gives the seat of an awake fan-out back.
 --
@@ -2504,7 +2737,8 @@ comment on function webhookpub.leave_fan_out () is
 --! Included 2_fan_out/next_events.sql
 -- Picks the pending events that a batch takes, and locks them. While more wait than a batch has
 -- room for, users take turns: each gets one in before anybody gets a second. What is heavy goes
--- into its own lane, where it holds up nobody: it is not met here again.
+-- into its own lane, where it holds up nobody: it is not met here again. None overtakes an earlier
+-- one with the same ordering key.
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
@@ -2564,6 +2798,9 @@ begin
     cross join lateral (
       select e as event from webhookpub.events as e where e.ctid = a.at offset 0
     ) as l;
+    if exists (select from unnest(events) as e where e.ordering_key is not null) then
+      events := webhookpub.keep_order(events);
+    end if;
   end if;
 end;
 $$;
@@ -2576,7 +2813,7 @@ comment on function webhookpub.next_events (integer) is
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the event; those that another fan-out has are skipped.
--- Returns    it, or null.
+-- Returns    it, or null; also when it would overtake an earlier one with its ordering key.
 --
 -- Whoever comes next after the last one is next; the session keeps that.
 
@@ -2609,7 +2846,19 @@ begin
     exit when found or v_after = '';
     v_after := '';
   end loop;
-  events := case when found then array[v_event] end;
+  if not found then
+    return;
+  end if;
+  events := array[v_event];
+  if v_event.ordering_key is not null then
+    events := webhookpub.keep_order(events);
+    if events is null then
+      -- It makes room for others until what is before it has gone.
+      update webhookpub.events as e
+      set retry_at = greatest(e.retry_at, clock_timestamp() + interval '100 milliseconds')
+      where e.id = v_event.id;
+    end if;
+  end if;
 end;
 $$;
 
@@ -2619,7 +2868,7 @@ comment on function webhookpub.next_heavy () is
 --! Included 2_fan_out/queue_deliveries.sql
 -- Puts the first deliveries of a batch into the queue. What its own process can send at once is
 -- born leased, so that no lease need be asked for: of webhooks that are well and have nothing else
--- waiting, a few each, within max_in_flight.
+-- waiting, a few each, as far as they have room. What has to wait for its turn is never due.
 --
 -- Called by  webhookpub.fan_out_events, which has made their history.
 -- Locks      those webhooks' leases, until the batch commits; what somebody else leases for at
@@ -2629,6 +2878,8 @@ comment on function webhookpub.next_heavy () is
 create or replace function webhookpub.queue_deliveries (
   p_delivery_ids text[],
   p_webhook_ids text[],
+  p_ordering_keys text[],
+  p_turns timestamptz[],
   p_room integer,
   p_now timestamptz,
   out leased_ids text[],
@@ -2651,72 +2902,108 @@ begin
   end if;
   with delivery as (
     select
-      g.webhook_id, g.ids, r.leased_until,
-      -- Not least() alone: that takes a null for all of them.
-      greatest(least(coalesce(r.room, 0), cardinality(g.ids)), 0) as room
+      g.webhook_id, g.ids, g.ordering_keys, g.turns, r.leased_until,
+      -- least() passes by a null.
+      greatest(least(coalesce(r.room, 0), g.heads), 0) as room
     from (
-      select p.webhook_id, array_agg(p.id) as ids
-      from unnest(p_delivery_ids, p_webhook_ids) as p (id, webhook_id)
+      select
+        p.webhook_id, array_agg(p.id) as ids, array_agg(p.ordering_key) as ordering_keys,
+        array_agg(p.turn_at) as turns, (count(*) - count(p.turn_at))::integer as heads
+      from (
+        -- Whose turn it is comes first.
+        select p.*
+        from unnest(p_delivery_ids, p_webhook_ids, p_ordering_keys, p_turns)
+          as p (id, webhook_id, ordering_key, turn_at)
+        order by p.webhook_id, p.turn_at nulls first
+      ) as p
       group by p.webhook_id
     ) as g
-    left join lateral (
-      select
-        least(v_most, webhookpub.requests_allowed(w, p_now)) - q.under_way as room,
-        p_now + interval '15 seconds' + coalesce(w.request_timeout, s.request_timeout)
-          as leased_until
-      from webhookpub.webhooks as w
-      cross join webhookpub.settings as s
-      cross join lateral (
-        select count(*)::integer as under_way
-        from (
-          select
-          from webhookpub.queue as q
-          where q.webhook_id = w.id and q.leased and q.due_at > p_now
-          order by q.due_at
-          limit v_most
-        ) as q
-      ) as q
-      where w.id = g.webhook_id and w.enabled and w.unanswered = 0
-        -- What is due goes first.
-        and not exists (
-          select
-          from webhookpub.queue as q
-          where q.webhook_id = w.id and not q.leased and q.due_at <= p_now
-        )
-        and exists (
-          select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
-        )
-      offset 0
-    ) as r on g.webhook_id = any (v_free)
+    left join lateral webhookpub.room_at_birth(g.webhook_id, v_most, p_now) as r
+      on g.webhook_id = any (v_free)
   ),
   queued as (
     insert into webhookpub.queue as q
-      (delivery_id, webhook_id, due_at, leased, attempt, last_attempt_at)
+      (delivery_id, webhook_id, ordering_key, turn_at, due_at, leased, attempt, last_attempt_at)
     select
-      i.id, d.webhook_id, case when b.is_leased then d.leased_until else p_now end, b.is_leased,
-      b.is_leased::integer, case when b.is_leased then p_now end
+      i.id, d.webhook_id, i.ordering_key, i.turn_at,
+      case
+        when b.is_leased then d.leased_until
+        when i.turn_at is not null then 'infinity'
+        else p_now
+      end,
+      b.is_leased, b.is_leased::integer, case when b.is_leased then p_now end
     from (
       select d.*, sum(d.room) over (rows unbounded preceding) as so_far
       from delivery as d
     ) as d
-    cross join lateral unnest(d.ids) with ordinality as i (id, n)
+    cross join lateral unnest(d.ids, d.ordering_keys, d.turns)
+      with ordinality as i (id, ordering_key, turn_at, n)
     cross join lateral (
       select i.n <= d.room - greatest(d.so_far - p_room, 0) as is_leased
     ) as b
-    returning q.delivery_id, q.webhook_id, q.leased
+    returning q.delivery_id, q.webhook_id, q.leased, q.turn_at
   )
   select
     array_agg(q.delivery_id) filter (where q.leased),
     array_agg(q.webhook_id) filter (where q.leased),
-    array_agg(distinct q.webhook_id) filter (where not q.leased)
+    array_agg(distinct q.webhook_id) filter (where not q.leased and q.turn_at is null)
   into leased_ids, leased_webhook_ids, webhook_ids
   from queued as q;
 end;
 $$;
 
-comment on function webhookpub.queue_deliveries (text[], text[], integer, timestamptz) is
+comment on function webhookpub.queue_deliveries
+  (text[], text[], text[], timestamptz[], integer, timestamptz) is
   'Puts new deliveries into the queue, up to p_room of them leased; returns those, and the webhooks that have something waiting.';
 --! EndIncluded 2_fan_out/queue_deliveries.sql
+--! Included 2_fan_out/room_at_birth.sql
+-- Says how many deliveries of a webhook may be born leased: a few, if it is well and has nothing
+-- else waiting. Whoever has a pace is in no hurry.
+--
+-- Called by  webhookpub.queue_deliveries, per row: no pinned path, so that it is inlined.
+-- Returns    one row: how many, and until when they would be leased; or none.
+
+create or replace function webhookpub.room_at_birth (
+  p_webhook_id text,
+  p_most integer,
+  p_now timestamptz
+)
+  returns table (
+    room integer,
+    leased_until timestamptz
+  )
+  language sql
+  stable
+as $$
+  select
+    least(p_most - u.under_way, n.room),
+    p_now + interval '15 seconds' + coalesce(w.request_timeout, s.request_timeout)
+  from webhookpub.webhooks as w
+  cross join lateral webhookpub.standing(w, p_now) as n
+  cross join webhookpub.settings as s
+  cross join lateral (
+    select count(*)::integer as under_way
+    from (
+      select
+      from webhookpub.queue as q
+      where q.webhook_id = w.id and q.leased and q.due_at > p_now
+      order by q.due_at
+      limit p_most
+    ) as q
+  ) as u
+  where w.id = p_webhook_id and w.unanswered = 0 and w.max_per_second is null
+    -- What is due goes first.
+    and not exists (
+      select
+      from webhookpub.queue as q
+      where q.webhook_id = w.id and not q.leased and q.due_at <= p_now
+    )
+  offset 0;
+$$;
+
+comment on function webhookpub.room_at_birth (text, integer, timestamptz) is
+  'How many deliveries of a webhook may be born leased, at most p_most, and until when; no row: none.';
+--! EndIncluded 2_fan_out/room_at_birth.sql
 --! Included 2_fan_out/stored_envelope.sql
 -- Finds the bytes of an event that has been fanned out.
 --
@@ -2744,6 +3031,57 @@ $$;
 comment on function webhookpub.stored_envelope (text, timestamptz) is
   'The envelope of an event that was fanned out; p_created_at finds its partition.';
 --! EndIncluded 2_fan_out/stored_envelope.sql
+--! Included 2_fan_out/take_turns.sql
+-- Says which of the new deliveries of ordered webhooks have to wait for their turn.
+--
+-- Called by  webhookpub.fan_out_events, whose events webhookpub.keep_order has let through.
+-- Returns    for each delivery the ordering key that it goes by, or null; and when it has to wait,
+--            its event's time. Nulls when no event has an ordering key.
+
+create or replace function webhookpub.take_turns (
+  p_delivery_ids text[],
+  p_webhook_ids text[],
+  p_event_ids text[],
+  p_events webhookpub.events[],
+  out ordering_keys text[],
+  out turns timestamptz[]
+)
+  language plpgsql
+  stable
+as $$
+begin
+  if not exists (select from unnest(p_events) as e where e.ordering_key is not null) then
+    return;
+  end if;
+  select
+    array_agg(t.ordering_key order by t.n),
+    array_agg(case when t.place > 1 or t.follows then t.created_at end order by t.n)
+  into ordering_keys, turns
+  from (
+    select
+      p.n, e.ordering_key, e.created_at,
+      row_number() over (
+        partition by p.webhook_id, e.ordering_key order by e.created_at, p.delivery_id
+      ) as place,
+      exists (
+        select
+        from webhookpub.queue as q
+        where q.webhook_id = p.webhook_id and q.ordering_key = e.ordering_key and q.turn_at is null
+      ) as follows
+    from unnest(p_delivery_ids, p_webhook_ids, p_event_ids)
+      with ordinality as p (delivery_id, webhook_id, event_id, n)
+    cross join lateral (
+      select w.ordered from webhookpub.webhooks as w where w.id = p.webhook_id offset 0
+    ) as w
+    left join unnest(p_events) as e
+      on e.id = p.event_id and e.ordering_key is not null and w.ordered
+  ) as t;
+end;
+$$;
+
+comment on function webhookpub.take_turns (text[], text[], text[], webhookpub.events[]) is
+  'By which ordering key each of these new deliveries goes, and which have to wait for their turn.';
+--! EndIncluded 2_fan_out/take_turns.sql
 --! Included 2_fan_out/time_is_up.sql
 -- Says whether a statement has used up its time, when it was cancelled: if not, somebody wants
 -- it to end.
@@ -2881,16 +3219,13 @@ comment on function webhookpub.delivery_is_on () is
   'Whether anything may be sent from this database, by its settings.';
 --! EndIncluded 3_deliver/delivery_is_on.sql
 --! Included 3_deliver/due_deliveries.sql
--- Picks due deliveries of some webhooks, as many as each has room for, and locks them.
--- One whose circuit is open has none; when the pause is over, one, as a probe. Suspects
--- (webhookpub.due_suspects) come first, then those whose worker was lost. A webhook without a
--- secret, as after a restore that left them out, waits for webhookpub.rotate_secret: nothing
--- goes out unsigned.
+-- Picks due deliveries of some webhooks, as many as each has room for, and locks them. Suspects
+-- (webhookpub.due_suspects) come first, then those whose worker was lost.
 --
 -- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
 -- Locks      the deliveries, skipping those that somebody else holds.
--- Returns    where they are in the queue, or null; until when each would be leased; and
---            whether it is the last for which its webhook had room.
+-- Returns    where they are in the queue, or null; whose they are; until when each would be
+--            leased; and whether it is the last for which its webhook had room.
 
 create or replace function webhookpub.due_deliveries (
   p_webhook_ids text[],
@@ -2898,6 +3233,7 @@ create or replace function webhookpub.due_deliveries (
   p_now timestamptz,
   p_suspects text[],
   out due tid[],
+  out webhook_ids text[],
   out leased_until timestamptz[],
   out more boolean[]
 )
@@ -2911,26 +3247,16 @@ begin
   -- the order by keep the planner from any other way.
   select
     array_agg(f.at),
+    array_agg(w.id),
     array_agg(p_now + interval '15 seconds' + coalesce(w.request_timeout, v_timeout)),
     array_agg(f.n = w.room)
-  into due, leased_until, more
+  into due, webhook_ids, leased_until, more
   from unnest(p_webhook_ids, p_limits) as p (id, room)
   cross join lateral (
-    select w.id, w.request_timeout, least(p.room, webhookpub.requests_allowed(w, p_now) - (
-      select count(*)
-      from (
-        select
-        from webhookpub.queue as q
-        where q.webhook_id = w.id and q.leased and q.due_at > p_now
-        order by q.due_at
-        limit w.max_in_flight
-      ) as q
-    )) as room
+    select w.id, w.request_timeout, least(p.room, s.room) as room
     from webhookpub.webhooks as w
-    where w.id = p.id and w.enabled
-      and exists (
-        select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
-      )
+    cross join lateral webhookpub.standing(w, p_now) as s
+    where w.id = p.id
     offset 0
   ) as w
   cross join lateral (
@@ -2973,7 +3299,7 @@ end;
 $$;
 
 comment on function webhookpub.due_deliveries (text[], integer[], timestamptz, text[]) is
-  'Locks due deliveries of these webhooks, at most p_limits of each, within max_in_flight and its circuit; returns where they are in the queue.';
+  'Locks due deliveries of these webhooks, at most p_limits of each, as far as its webhook has room; returns where they are in the queue.';
 --! EndIncluded 3_deliver/due_deliveries.sql
 --! Included 3_deliver/hmac_sha256.sql
 -- Computes the HMAC that both signature schemes are made of.
@@ -3001,6 +3327,37 @@ return hmac(p_message, p_key, 'sha256');
 comment on function webhookpub.hmac_sha256 (bytea, bytea) is
   'HMAC-SHA256 of a message, 32 bytes.';
 --! EndIncluded 3_deliver/hmac_sha256.sql
+--! Included 3_deliver/hold_leases.sql
+-- Locks the leases of webhooks: who holds one is alone in leasing for that webhook.
+--
+-- Called by  webhookpub.lease_deliveries.
+-- Locks      them, for the length of the transaction, skipping what somebody else holds.
+-- Returns    those that are locked, with their limits, and those that somebody else holds.
+
+create or replace function webhookpub.hold_leases (
+  p_webhook_ids text[],
+  p_limits integer[],
+  out free text[],
+  out limits integer[],
+  out held text[]
+)
+  language sql
+  volatile
+as $$
+  select
+    array_agg(p.id) filter (where p.is_free),
+    array_agg(p.room) filter (where p.is_free),
+    array_agg(p.id) filter (where not p.is_free)
+  from (
+    select p.id, p.room, pg_try_advisory_xact_lock(2003006833, hashtext(p.id)) as is_free
+    from unnest(p_webhook_ids, p_limits) as p (id, room)
+    offset 0
+  ) as p;
+$$;
+
+comment on function webhookpub.hold_leases (text[], integer[]) is
+  'Locks the leases of these webhooks; says of which somebody else holds it.';
+--! EndIncluded 3_deliver/hold_leases.sql
 --! Included 3_deliver/lease_deliveries.sql
 -- Leases due deliveries to a worker. It writes and returns next to nothing, so that it has
 -- committed before anything big travels: webhookpub.lease_requests says what to POST.
@@ -3010,8 +3367,10 @@ comment on function webhookpub.hmac_sha256 (bytea, bytea) is
 --            somebody else holds of it is skipped, never waited for.
 -- Returns    one row for each leased delivery. The lease lasts 15 s longer than its request
 --            may, so that its answer can be recorded. more: it was the last for which its
---            webhook had room, so there may be more that is due; of a webhook whose lease
---            somebody else held, there is this alone.
+--            webhook had room, so there may be more that is due; holds_up: others wait for its
+--            end. A row without a delivery says
+--            in how many milliseconds to ask again for a webhook: somebody else held its lease,
+--            or its pace is spent.
 --
 -- The lease is due_at itself: an answer, a retry and a worker that died are all the same
 -- thing, a row of the queue that is due or not.
@@ -3025,7 +3384,9 @@ create or replace function webhookpub.lease_deliveries (
     delivery_id text,
     attempt integer,
     started_at timestamptz,
-    more boolean
+    more boolean,
+    holds_up boolean,
+    wait_ms integer
   )
   language plpgsql
   volatile
@@ -3040,31 +3401,25 @@ create or replace function webhookpub.lease_deliveries (
 as $$
 #variable_conflict use_column
 declare
-  v_free text[];
-  v_held text[];
-  v_limits integer[];
+  v_leases record;
   v_now timestamptz;
   v_suspects record;
   v_due record;
 begin
   if not webhookpub.delivery_is_on() then return; end if;
   -- A statement of its own: the next one must see what the last holder did.
-  select
-    array_agg(p.id) filter (where p.is_free),
-    array_agg(p.room) filter (where p.is_free),
-    array_agg(p.id) filter (where not p.is_free)
-  into v_free, v_limits, v_held
-  from (
-    select p.id, p.room, pg_try_advisory_xact_lock(2003006833, hashtext(p.id)) as is_free
-    from unnest(p_webhook_ids, p_limits) as p (id, room)
-    offset 0
-  ) as p;
+  v_leases := webhookpub.hold_leases(p_webhook_ids, p_limits);
   return query
-    select h.id, null::text, null::integer, null::timestamptz, true from unnest(v_held) as h (id);
+    select h.id, null::text, null::integer, null::timestamptz, true, false, 20
+    from unnest(v_leases.held) as h (id);
 
   v_now := clock_timestamp();
-  v_suspects := webhookpub.due_suspects(v_free, v_now);
-  v_due := webhookpub.due_deliveries(v_free, v_limits, v_now, v_suspects.ids);
+  v_suspects := webhookpub.due_suspects(v_leases.free, v_now);
+  v_due := webhookpub.due_deliveries(v_leases.free, v_leases.limits, v_now, v_suspects.ids);
+  return query
+    select s.webhook_id, null::text, null::integer, null::timestamptz, true, false,
+      s.wait_ms
+    from webhookpub.spend_pace(v_leases.free, v_due.webhook_ids, v_now) as s;
   return query
     update webhookpub.queue as q
     set
@@ -3082,12 +3437,19 @@ begin
     from unnest(v_due.due, v_due.leased_until, v_due.more) as d (at, leased_until, more)
     -- They are locked, so they are where they were.
     where q.ctid = d.at
-    returning q.webhook_id, q.delivery_id, q.attempt, v_now, d.more;
+    returning q.webhook_id, q.delivery_id, q.attempt, v_now, d.more,
+      q.ordering_key is not null and exists (
+        select
+        from webhookpub.queue as n
+        where n.webhook_id = q.webhook_id and n.ordering_key = q.ordering_key
+          and n.turn_at is not null
+      ),
+      null::integer;
 end;
 $$;
 
 comment on function webhookpub.lease_deliveries (text[], integer[]) is
-  'Leases due deliveries of these webhooks, at most p_limits of each, within max_in_flight; lease_requests says what to POST.';
+  'Leases due deliveries of these webhooks, at most p_limits of each, within max_in_flight and pace; lease_requests says what to POST.';
 --! EndIncluded 3_deliver/lease_deliveries.sql
 --! Included 3_deliver/lease_requests.sql
 -- Says what to POST for deliveries that a worker has leased, signed with the secrets in force.
@@ -3146,6 +3508,55 @@ $$;
 comment on function webhookpub.lease_requests (text[]) is
   'What to POST for these leased deliveries, signed; as many of them as fit into 8 MB, but one.';
 --! EndIncluded 3_deliver/lease_requests.sql
+--! Included 3_deliver/pace_burst.sql
+-- Says how long a webhook with a pace may save up what it did not use: a quarter of a second, or
+-- as long as one request takes it.
+--
+-- Called by  webhookpub.pace_allows, webhookpub.spend_pace, per row: no pinned path, so that it is
+--            inlined.
+-- Returns    seconds.
+
+create or replace function webhookpub.pace_burst (
+  p_max_per_second double precision
+)
+  returns double precision
+  language sql
+  immutable
+  parallel safe
+return greatest(0.25, 1 / p_max_per_second);
+
+comment on function webhookpub.pace_burst (double precision) is
+  'For how many seconds a webhook may save up its pace.';
+--! EndIncluded 3_deliver/pace_burst.sql
+--! Included 3_deliver/pace_allows.sql
+-- Says how many requests a webhook may begin now by its pace: those that have come up since the
+-- last ones, evenly, and no more than a burst (the generic cell rate algorithm).
+--
+-- Called by  webhookpub.standing, webhookpub.spend_pace, per row: no pinned path, so that it is
+--            inlined.
+-- Returns    null for a webhook without a pace.
+
+create or replace function webhookpub.pace_allows (
+  p_max_per_second double precision,
+  p_spent_until timestamptz,
+  p_now timestamptz
+)
+  returns integer
+  language sql
+  immutable
+  parallel safe
+return floor(
+  p_max_per_second * (
+    webhookpub.pace_burst(p_max_per_second)
+    - coalesce(greatest(extract(epoch from p_spent_until - p_now)::double precision, 0), 0)
+  )
+  -- What is whole but for the last bit of a fraction is whole.
+  + 0.000001
+);
+
+comment on function webhookpub.pace_allows (double precision, timestamptz, timestamptz) is
+  'How many requests a webhook may begin now by its pace; null: any number.';
+--! EndIncluded 3_deliver/pace_allows.sql
 --! Included 3_deliver/release_deliveries.sql
 -- Takes back leases of which nothing was sent. No attempt is burned: what the receiver does not
 -- know of does not count.
@@ -3202,6 +3613,67 @@ $$;
 comment on function webhookpub.release_deliveries (text[], integer[], text[]) is
   'Gives back leased deliveries of which nothing was sent, each with the number of its attempt and, if there is one, the error that it keeps.';
 --! EndIncluded 3_deliver/release_deliveries.sql
+--! Included 3_deliver/webhook_waits_for.sql
+-- Says why nothing of a webhook may be sent now. What is leased and what people read go by it
+-- alike.
+--
+-- Called by  webhookpub.requests_allowed, webhookpub.standing, webhookpub.delivery_log, per
+--            row: no pinned path, so that it is inlined.
+-- Returns    null when nothing is in the way.
+
+create or replace function webhookpub.webhook_waits_for (
+  p_webhook webhookpub.webhooks,
+  p_has_secret boolean,
+  p_paced integer,
+  p_now timestamptz
+)
+  returns text
+  language sql
+  immutable
+  parallel safe
+return case
+  when not p_webhook.enabled then 'enabled webhook'
+  -- As after a restore that left them out: nothing goes out unsigned.
+  when not p_has_secret then 'secret'
+  when p_webhook.circuit_retry_at > p_now then 'closed circuit'
+  when p_webhook.paused_until > p_now then 'end of pause'
+  when p_paced < 1 then 'pace'
+end;
+
+comment on function webhookpub.webhook_waits_for
+  (webhookpub.webhooks, boolean, integer, timestamptz) is
+  'What a webhook waits for before anything of it is sent: an enabled webhook, a secret, a closed circuit, the end of a pause, or its pace; null: nothing.';
+--! EndIncluded 3_deliver/webhook_waits_for.sql
+--! Included 3_deliver/requests_allowed.sql
+-- Says how many requests a webhook may have under way now: max_in_flight of them; one while its
+-- circuit is open and the pause over, to try. After a pause that its receiver asked for one, and
+-- one more with each second, so that what has waited does not come back at once.
+--
+-- Called by  webhookpub.standing, per row: no pinned path, so that it is inlined.
+
+create or replace function webhookpub.requests_allowed (
+  p_webhook webhookpub.webhooks,
+  p_has_secret boolean,
+  p_paced integer,
+  p_now timestamptz
+)
+  returns integer
+  language sql
+  immutable
+  parallel safe
+return case
+  when webhookpub.webhook_waits_for(p_webhook, p_has_secret, p_paced, p_now) is not null then 0
+  when p_webhook.circuit_retry_at is not null then 1
+  when p_webhook.paused_until is not null then least(
+    p_webhook.max_in_flight, 1 + floor(extract(epoch from p_now - p_webhook.paused_until))
+  )::integer
+  else p_webhook.max_in_flight
+end;
+
+comment on function webhookpub.requests_allowed
+  (webhookpub.webhooks, boolean, integer, timestamptz) is
+  'How many requests of a webhook may be under way: max_in_flight, or fewer by what it waits for.';
+--! EndIncluded 3_deliver/requests_allowed.sql
 --! Included 3_deliver/sign_standard.sql
 -- Signs a request by the Standard Webhooks specification.
 --
@@ -3360,6 +3832,124 @@ $$;
 comment on function webhookpub.signed_requests (text[]) is
   'The requests of these deliveries, signed; as many as have bodies of 8 MB together, but one at least.';
 --! EndIncluded 3_deliver/signed_requests.sql
+--! Included 3_deliver/spend_pace.sql
+-- Writes down what was leased of webhooks that have a pace.
+--
+-- Called by  webhookpub.lease_deliveries, which has locked the webhooks' leases.
+-- Locks      their paces.
+-- Returns    one row for each that may begin nothing more now: in how many milliseconds it may
+--            again, some at a time where it is fast.
+
+create or replace function webhookpub.spend_pace (
+  p_webhook_ids text[],
+  p_leased_webhook_ids text[],
+  p_now timestamptz
+)
+  returns table (
+    webhook_id text,
+    wait_ms integer
+  )
+  language sql
+  volatile
+as $$
+  with paced as materialized (
+    select
+      w.id, w.rate, l.count,
+      case
+        when l.count > 0 then greatest(c.spent_until, p_now) + interval '1 second' * (l.count / w.rate)
+        else c.spent_until
+      end as spent_until
+    from unnest(p_webhook_ids) as p (id)
+    cross join lateral (
+      select w.id, w.max_per_second::double precision as rate
+      from webhookpub.webhooks as w
+      where w.id = p.id and w.max_per_second is not null
+      offset 0
+    ) as w
+    cross join lateral (
+      select count(*) as count from unnest(p_leased_webhook_ids) as l (id) where l.id = w.id
+    ) as l
+    left join lateral (
+      select c.spent_until from webhookpub.paces as c where c.webhook_id = w.id offset 0
+    ) as c on true
+  ),
+  spent as (
+    insert into webhookpub.paces as c (webhook_id, spent_until)
+    select p.id, p.spent_until from paced as p where p.count > 0
+    on conflict (webhook_id) do update set spent_until = excluded.spent_until
+  )
+  select p.id, ceil(1000 * (
+    extract(epoch from p.spent_until - p_now)::double precision
+    - webhookpub.pace_burst(p.rate)
+    -- A lease for each request would cost more than ten for each second.
+    + greatest(1, floor(p.rate / 10)) / p.rate
+  ))::integer
+  from paced as p
+  where webhookpub.pace_allows(p.rate, p.spent_until, p_now) < 1;
+$$;
+
+comment on function webhookpub.spend_pace (text[], text[], timestamptz) is
+  'Counts what was leased of each of these webhooks towards its pace; returns those that have to wait, and for how long.';
+--! EndIncluded 3_deliver/spend_pace.sql
+--! Included 3_deliver/standing.sql
+-- Says for how many more requests a webhook has room now, and if for none, why.
+--
+-- Called by  webhookpub.due_deliveries, webhookpub.room_at_birth, webhookpub.wake_deliveries,
+--            webhookpub.due_suspects, webhookpub.webhook_waits, per row: no pinned path, so that
+--            it is inlined.
+-- Returns    one row.
+
+create or replace function webhookpub.standing (
+  p_webhook webhookpub.webhooks,
+  p_now timestamptz
+)
+  returns table (
+    room integer,
+    waits_for text
+  )
+  language sql
+  stable
+as $$
+  select
+    least(
+      webhookpub.requests_allowed(p_webhook, f.has_secret, f.paced, p_now) - f.under_way, f.paced
+    ),
+    coalesce(
+      webhookpub.webhook_waits_for(p_webhook, f.has_secret, f.paced, p_now),
+      case
+        when webhookpub.requests_allowed(p_webhook, f.has_secret, f.paced, p_now) <= f.under_way
+          then 'room'
+      end
+    )
+  from (
+    select
+      exists (
+        select
+        from webhookpub.secrets as k
+        where k.webhook_id = p_webhook.id and k.expires_at is null
+      ) as has_secret,
+      case when p_webhook.max_per_second is not null then webhookpub.pace_allows(
+        p_webhook.max_per_second::double precision,
+        (select c.spent_until from webhookpub.paces as c where c.webhook_id = p_webhook.id),
+        p_now
+      ) end as paced,
+      (
+        select count(*)
+        from (
+          select
+          from webhookpub.queue as q
+          where q.webhook_id = p_webhook.id and q.leased and q.due_at > p_now
+          order by q.due_at
+          limit p_webhook.max_in_flight
+        ) as q
+      )::integer as under_way
+    offset 0
+  ) as f;
+$$;
+
+comment on function webhookpub.standing (webhookpub.webhooks, timestamptz) is
+  'For how many more requests a webhook has room now, and what it waits for if for none.';
+--! EndIncluded 3_deliver/standing.sql
 --! Included 4_record/apply_verdicts.sql
 -- Moves deliveries as their answers want it: out of the queue and into the history, or to their
 -- next attempt.
@@ -3415,7 +4005,7 @@ comment on function webhookpub.apply_verdicts (webhookpub.answer[], timestamptz)
 --! Included 4_record/disable_webhooks.sql
 -- Disables webhooks for a reason of the system's own, and tells their users.
 --
--- Called by  webhookpub.record_attempts (gone), webhookpub.disable_failing (failing).
+-- Called by  webhookpub.follow_answers (gone), webhookpub.disable_failing (failing).
 -- Locks      the webhooks, which its callers have locked already; it waits for none.
 -- Returns    how many were enabled until now; only those are told of.
 
@@ -3460,10 +4050,10 @@ comment on function webhookpub.disable_webhooks (text[], text) is
 --! EndIncluded 4_record/disable_webhooks.sql
 --! Included 4_record/end_deliveries.sql
 -- Takes deliveries out of the queue, without another attempt: what the queue knows of each
--- becomes the end of its history.
+-- becomes the end of its history, and whose turn it is next becomes due.
 --
--- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted, webhookpub.park_lost, which
---            have locked them.
+-- Called by  webhookpub.delete_webhook, webhookpub.cancel_deleted, webhookpub.park_lost,
+--            webhookpub.skip, which have locked them.
 -- Returns    how many.
 
 create or replace function webhookpub.end_deliveries (
@@ -3471,9 +4061,12 @@ create or replace function webhookpub.end_deliveries (
   p_status text
 )
   returns bigint
-  language sql
+  language plpgsql
   volatile
 as $$
+declare
+  v_ended record;
+begin
   with taken as (
     delete from webhookpub.queue as q
     where q.delivery_id = any (p_delivery_ids)
@@ -3497,14 +4090,76 @@ as $$
     -- By where it is, which only whoever holds its row of the queue changes: no plan can
     -- come to read the whole history.
     where h.ctid = t.at
-    returning h.id
+    returning t.webhook_id, t.ordering_key, t.ordering_key is not null and t.turn_at is null as is_turn
   )
-  select count(*) from ended;
+  select
+    count(*) as count,
+    array_agg(e.webhook_id) filter (where e.is_turn) as webhook_ids,
+    array_agg(e.ordering_key) filter (where e.is_turn) as ordering_keys
+  into v_ended
+  from ended as e;
+  if v_ended.webhook_ids is not null then
+    perform webhookpub.pass_turns(v_ended.webhook_ids, v_ended.ordering_keys, clock_timestamp());
+  end if;
+  return v_ended.count;
+end;
 $$;
 
 comment on function webhookpub.end_deliveries (text[], text) is
   'Ends these deliveries, which are pending and locked, as failed or cancelled; returns how many.';
 --! EndIncluded 4_record/end_deliveries.sql
+--! Included 4_record/follow_answers.sql
+-- Does what answers bring with them beyond their own deliveries: whose turn it is goes, who is gone
+-- is disabled, what has failed is told, and the next suspect may be tried.
+--
+-- Called by  webhookpub.record_attempts, which has moved the deliveries.
+-- Returns    the deliveries whose answers have to be told again, and the webhooks for which a turn
+--            has passed on.
+
+create or replace function webhookpub.follow_answers (
+  p_answers webhookpub.answer[],
+  p_now timestamptz,
+  out held_ids text[],
+  out ready_webhook_ids text[]
+)
+  language plpgsql
+  volatile
+as $$
+declare
+  v_seen record;
+begin
+  select
+    array_agg(a.delivery_id) filter (where a.verdict = 'held') as held,
+    array_agg(a.delivery_id) filter (where a.verdict = 'failed') as failed,
+    array_agg(a.webhook_id) filter (where a.verdict = 'failed' and a.status_code = 410) as gone,
+    bool_or(a.suspected) as suspected,
+    array_agg(a.webhook_id) filter (where t.has_passed) as turn_webhook_ids,
+    array_agg(a.ordering_key) filter (where t.has_passed) as turn_keys
+  into v_seen
+  from unnest(p_answers) as a
+  cross join lateral (
+    select a.ordering_key is not null and a.verdict in ('delivered', 'failed') as has_passed
+  ) as t;
+  if v_seen.turn_keys is not null then
+    ready_webhook_ids := webhookpub.pass_turns(v_seen.turn_webhook_ids, v_seen.turn_keys, p_now);
+  end if;
+  if v_seen.gone is not null then
+    perform webhookpub.disable_webhooks(v_seen.gone, 'gone');
+  end if;
+  if v_seen.failed is not null then
+    perform webhookpub.publish_delivery_failed(v_seen.failed);
+  end if;
+  if v_seen.suspected then
+    -- A suspect less is under way: the next may be tried.
+    perform webhookpub.wake_suspects(p_now);
+  end if;
+  held_ids := coalesce(v_seen.held, '{}');
+end;
+$$;
+
+comment on function webhookpub.follow_answers (webhookpub.answer[], timestamptz) is
+  'Passes turns on, disables who is gone, tells what has failed; returns the deliveries that somebody holds, and the webhooks for which a turn has passed on.';
+--! EndIncluded 4_record/follow_answers.sql
 --! Included 4_record/hold_answers.sql
 -- Locks the webhooks that have to learn of an answer in the transaction that records it: one
 -- that answered 410 is disabled, one whose receiver wants to be left alone pauses, and a probe
@@ -3569,6 +4224,55 @@ $$;
 comment on function webhookpub.hold_answers (text[], integer[], text[], timestamptz) is
   'Locks the webhooks that have to learn of these answers; returns the deliveries of those that somebody else holds.';
 --! EndIncluded 4_record/hold_answers.sql
+--! Included 4_record/hold_turns.sql
+-- Locks whose turn it is after these deliveries, which are about to end.
+--
+-- Called by  webhookpub.put_off_answers, webhookpub.park_lost, which have locked them.
+-- Locks      the next one of each that goes by an ordering key, skipping what somebody else holds.
+-- Returns    those of which somebody holds the next: they must not end yet, for it would wait for
+--            ever.
+--
+-- A statement of its own, after those that lock: it must see what came behind them meanwhile.
+
+create or replace function webhookpub.hold_turns (
+  p_delivery_ids text[]
+)
+  returns text[]
+  language sql
+  volatile
+as $$
+  select array_agg(h.delivery_id)
+  from unnest(p_delivery_ids) as p (id)
+  -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
+  cross join lateral (
+    select q.delivery_id, q.webhook_id, q.ordering_key
+    from webhookpub.queue as q
+    where q.delivery_id = p.id and q.ordering_key is not null and q.turn_at is null
+    offset 0
+  ) as h
+  cross join lateral (
+    select q.delivery_id
+    from webhookpub.queue as q
+    where q.webhook_id = h.webhook_id and q.ordering_key = h.ordering_key
+      and q.turn_at is not null
+    order by q.turn_at, q.delivery_id
+    limit 1
+  ) as n
+  left join lateral (
+    select q.delivery_id
+    from webhookpub.queue as q
+    where q.webhook_id = h.webhook_id and q.ordering_key = h.ordering_key
+      and q.turn_at is not null
+    order by q.turn_at, q.delivery_id
+    limit 1
+    for update skip locked
+  ) as l on true
+  where l.delivery_id is distinct from n.delivery_id;
+$$;
+
+comment on function webhookpub.hold_turns (text[]) is
+  'Locks what comes next after these deliveries by its ordering key; returns those of which somebody else holds it.';
+--! EndIncluded 4_record/hold_turns.sql
 --! Included 4_record/judge_answers.sql
 -- Decides what each answer means for its delivery.
 --
@@ -3619,7 +4323,7 @@ as $$
         p_now
       ) end,
       r.pause,
-      q.suspicion > 1
+      q.suspicion > 1, q.ordering_key
     )::webhookpub.answer
     order by r.succeeded desc
   )
@@ -3654,7 +4358,7 @@ as $$
     offset 0
   ) as w on true
   left join lateral (
-    select q.ctid as at, q.attempt, q.lost, q.leased, q.suspicion, q.last_attempt_at
+    select q.ctid as at, q.attempt, q.lost, q.leased, q.suspicion, q.last_attempt_at, q.ordering_key
     from webhookpub.queue as q
     where q.delivery_id = r.delivery_id
       and h.status = 'pending'
@@ -3669,10 +4373,58 @@ comment on function webhookpub.judge_answers
    text[], timestamptz) is
   'Locks the deliveries of these answers and decides what each means.';
 --! EndIncluded 4_record/judge_answers.sql
+--! Included 4_record/pass_turns.sql
+-- Makes due whose turn it is, after deliveries that have ended: the earliest with the same
+-- ordering key.
+--
+-- Called by  webhookpub.follow_answers, webhookpub.end_deliveries.
+-- Locks      the deliveries whose turn it is, waiting for whoever holds them; where nothing may
+--            wait, webhookpub.hold_turns has locked them.
+-- Returns    their webhooks.
+--
+-- A deleted webhook has no turns: all that is pending of it is cancelled.
+
+create or replace function webhookpub.pass_turns (
+  p_webhook_ids text[],
+  p_ordering_keys text[],
+  p_now timestamptz
+)
+  returns text[]
+  language sql
+  volatile
+as $$
+  with next as materialized (
+    select n.at
+    from unnest(p_webhook_ids, p_ordering_keys) as p (webhook_id, ordering_key)
+    cross join lateral (
+      select from webhookpub.webhooks as w where w.id = p.webhook_id and w.deleted_at is null offset 0
+    ) as w
+    cross join lateral (
+      select q.ctid as at
+      from webhookpub.queue as q
+      where q.webhook_id = p.webhook_id and q.ordering_key = p.ordering_key
+        and q.turn_at is not null
+      order by q.turn_at, q.delivery_id
+      limit 1
+      for update
+    ) as n
+  ),
+  passed as (
+    update webhookpub.queue as q
+    set turn_at = null, due_at = p_now
+    where q.ctid = any (array(select n.at from next as n))
+    returning q.webhook_id
+  )
+  select array_agg(distinct p.webhook_id) from passed as p;
+$$;
+
+comment on function webhookpub.pass_turns (text[], text[], timestamptz) is
+  'Makes due the next delivery of each of these webhooks and ordering keys; returns their webhooks.';
+--! EndIncluded 4_record/pass_turns.sql
 --! Included 4_record/publish_delivery_failed.sql
 -- Tells a user's webhooks that deliveries ended without success.
 --
--- Called by  webhookpub.record_attempts, webhookpub.park_lost, in the transaction that ends them.
+-- Called by  webhookpub.follow_answers, webhookpub.park_lost, in the transaction that ends them.
 --
 -- Never about a delivery of a webhook.* event: that would go on for ever. Nor about a test:
 -- whoever made it looks at it. Best effort: a catalog without the type must not keep an
@@ -3711,6 +4463,43 @@ $$;
 comment on function webhookpub.publish_delivery_failed (text[]) is
   'Publishes webhook.delivery_failed for each of these deliveries, but never about a webhook.* event or a test.';
 --! EndIncluded 4_record/publish_delivery_failed.sql
+--! Included 4_record/put_off_answers.sql
+-- Puts off the answers that would end a delivery of an ordered webhook while somebody holds the next
+-- one with its ordering key.
+--
+-- Called by  webhookpub.record_attempts.
+-- Locks      the next ones (webhookpub.hold_turns).
+-- Returns    all answers, those with the verdict "held".
+
+create or replace function webhookpub.put_off_answers (
+  p_answers webhookpub.answer[]
+)
+  returns webhookpub.answer[]
+  language plpgsql
+  volatile
+as $$
+declare
+  v_answers webhookpub.answer[] := p_answers;
+  v_held constant text[] := webhookpub.hold_turns(array(
+    select a.delivery_id
+    from unnest(p_answers) as a
+    where a.ordering_key is not null and a.verdict in ('delivered', 'failed')
+  ));
+begin
+  if v_held is not null then
+    for i in 1 .. cardinality(v_answers) loop
+      if v_answers[i].delivery_id = any (v_held) then
+        v_answers[i].verdict := 'held';
+      end if;
+    end loop;
+  end if;
+  return v_answers;
+end;
+$$;
+
+comment on function webhookpub.put_off_answers (webhookpub.answer[]) is
+  'These answers, those put off that end a delivery while somebody holds whose turn it is next.';
+--! EndIncluded 4_record/put_off_answers.sql
 --! Included 4_record/rate_webhooks.sql
 -- Keeps what answers say of their webhooks' health, where that changes.
 --
@@ -3821,7 +4610,8 @@ comment on function webhookpub.rate_webhooks (webhookpub.answer[], timestamptz) 
 -- Locks      the deliveries in the queue; webhooks only when their health changes. What somebody
 --            else holds is skipped, never waited for: one application that leaves a transaction
 --            open must not keep the answers of all others from being recorded.
--- Returns    the deliveries whose answers have to be told again, for somebody holds them.
+-- Returns    the deliveries whose answers have to be told again, for somebody holds them; and
+--            the webhooks for which something is due now that what was before it has ended.
 --
 -- Every answer is kept as an attempt. A delivery that has ended leaves the queue and is written
 -- to the history, once; one with a next attempt changes in the queue alone.
@@ -3839,9 +4629,10 @@ create or replace function webhookpub.record_attempts (
   p_status_codes integer[],
   p_errors text[],
   p_response_bodies text[],
-  p_retry_afters text[]
+  p_retry_afters text[],
+  out held_ids text[],
+  out ready_webhook_ids text[]
 )
-  returns text[]
   language plpgsql
   volatile
   security definer
@@ -3857,7 +4648,6 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_held text[] := '{}';
   v_answers webhookpub.answer[];
-  v_seen record;
 begin
   -- No status is no answer.
   if p_status_codes && '{410,429,503}' or array_position(p_status_codes, null) is not null then
@@ -3867,6 +4657,9 @@ begin
     p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes, p_status_codes,
     p_errors, p_response_bodies, p_retry_afters, v_held, v_now
   );
+  if exists (select from unnest(v_answers) as a where a.ordering_key is not null) then
+    v_answers := webhookpub.put_off_answers(v_answers);
+  end if;
   insert into webhookpub.attempts
     (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error, response_body,
      webhook_id)
@@ -3879,31 +4672,14 @@ begin
 
   perform webhookpub.apply_verdicts(v_answers, v_now);
   perform webhookpub.rate_webhooks(v_answers, v_now);
-
-  select
-    array_agg(a.delivery_id) filter (where a.verdict = 'held') as held,
-    array_agg(a.delivery_id) filter (where a.verdict = 'failed') as failed,
-    array_agg(a.webhook_id) filter (where a.verdict = 'failed' and a.status_code = 410) as gone,
-    bool_or(a.suspected) as suspected
-  into v_seen
-  from unnest(v_answers) as a;
-  if v_seen.gone is not null then
-    perform webhookpub.disable_webhooks(v_seen.gone, 'gone');
-  end if;
-  if v_seen.failed is not null then
-    perform webhookpub.publish_delivery_failed(v_seen.failed);
-  end if;
-  if v_seen.suspected then
-    -- A suspect less is under way: the next may be tried.
-    perform webhookpub.wake_suspects(v_now);
-  end if;
-  return coalesce(v_seen.held, '{}');
+  select f.held_ids, f.ready_webhook_ids into held_ids, ready_webhook_ids
+  from webhookpub.follow_answers(v_answers, v_now) as f;
 end;
 $$;
 
 comment on function webhookpub.record_attempts
   (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[]) is
-  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt; returns those that somebody holds, for later.';
+  'Records answers (parallel arrays) and moves each delivery to delivered, failed or its next attempt; returns those that somebody holds, for later, and the webhooks for which a turn has passed on.';
 --! EndIncluded 4_record/record_attempts.sql
 --! Included 5_retry/add_deliver_jobs.sql
 -- Makes sure that each of these webhooks has a job that will look for its due deliveries.
@@ -4128,12 +4904,8 @@ begin
     cross join lateral (
       select
       from webhookpub.webhooks as w
-      where w.id = q.webhook_id and w.enabled
-        and webhookpub.requests_allowed(w, p_now) > (
-          select count(*)
-          from webhookpub.queue as b
-          where b.webhook_id = w.id and b.leased and b.due_at > p_now
-        )
+      cross join lateral webhookpub.standing(w, p_now) as s
+      where w.id = q.webhook_id and s.room > 0
       offset 0
     ) as w
     where q.leased and q.suspicion > 0 and q.suspicion < 3 and (q.due_at <= p_now) is true
@@ -4164,6 +4936,7 @@ create or replace function webhookpub.park_lost (
 as $$
 declare
   v_ids text[];
+  v_held text[];
 begin
   select array_agg(l.delivery_id) into v_ids
   from (
@@ -4174,6 +4947,10 @@ begin
   ) as l;
   if v_ids is null then
     return 0;
+  end if;
+  v_held := webhookpub.hold_turns(v_ids);
+  if v_held is not null then
+    v_ids := array(select i.id from unnest(v_ids) as i (id) where i.id <> all (v_held));
   end if;
   update webhookpub.queue as q
   set
@@ -4190,35 +4967,6 @@ $$;
 comment on function webhookpub.park_lost (timestamptz) is
   'Fails the deliveries that at least three workers in a row were lost with, the last time alone, and publishes webhook.delivery_failed for each; returns how many.';
 --! EndIncluded 5_retry/park_lost.sql
---! Included 5_retry/requests_allowed.sql
--- Says how many requests a webhook may have under way now: max_in_flight of them; while
--- its circuit is open none, and one when the pause is over, to try. While its receiver wants to be
--- left alone none, either; then one, and one more with each second, so that what has waited
--- does not come back at once.
---
--- Called by  webhookpub.due_deliveries, webhookpub.wake_deliveries, per row: no pinned
---            path, so that it is inlined.
-
-create or replace function webhookpub.requests_allowed (
-  p_webhook webhookpub.webhooks,
-  p_now timestamptz
-)
-  returns integer
-  language sql
-  immutable
-  parallel safe
-return case
-  when greatest(p_webhook.circuit_retry_at, p_webhook.paused_until) > p_now then 0
-  when p_webhook.circuit_retry_at <= p_now then 1
-  when p_webhook.paused_until is not null then least(
-    p_webhook.max_in_flight, 1 + floor(extract(epoch from p_now - p_webhook.paused_until))
-  )::integer
-  else p_webhook.max_in_flight
-end;
-
-comment on function webhookpub.requests_allowed (webhookpub.webhooks, timestamptz) is
-  'How many requests of a webhook may be under way: max_in_flight, or less by its circuit or its pause.';
---! EndIncluded 5_retry/requests_allowed.sql
 --! Included 5_retry/retry_after.sql
 -- Reads a Retry-After header: seconds or an HTTP date, in any of the three forms that
 -- RFC 9110 has.
@@ -4438,6 +5186,7 @@ begin
   cross join lateral (
     select w.id
     from webhookpub.webhooks as w
+    cross join lateral webhookpub.standing(w, v_now) as s
     where w.id = p.id and w.enabled
       -- Its job waits already, which is all that most need while there is much to do; or a worker
       -- has just taken it, and will look.
@@ -4456,20 +5205,13 @@ begin
           )
       )
       and exists (
-        select from webhookpub.secrets as k where k.webhook_id = w.id and k.expires_at is null
-      )
-      and exists (
         select
         from webhookpub.queue as q
         where q.webhook_id = w.id and q.leased in (true, false) and q.due_at <= v_now
       )
       -- One that has as many requests under way as it may is left alone: with the next answer
       -- its worker comes back for more.
-      and webhookpub.requests_allowed(w, v_now) > (
-        select count(*)
-        from webhookpub.queue as b
-        where b.webhook_id = w.id and b.leased and b.due_at > v_now
-      )
+      and s.room > 0
     offset 0
   ) as w;
   if v_webhook_ids is null then
@@ -4486,7 +5228,7 @@ comment on function webhookpub.wake_deliveries (timestamptz) is
 --! Included 5_retry/wake_suspects.sql
 -- Wakes the webhooks whose suspects may be tried now.
 --
--- Called by  webhookpub.record_attempts, when a suspect has been tried.
+-- Called by  webhookpub.follow_answers, when a suspect has been tried.
 -- Locks      the webhooks' job rows (webhookpub.add_deliver_jobs). An application may have added
 --            one in a transaction that it leaves open: it is not waited for, the tick will.
 
@@ -5554,9 +6296,9 @@ as
     ) as f
   ) as o
   cross join (
-    select count(w.retry_at) as count
+    select count(w.last_error) as count
     from (
-      select e.retry_at
+      select e.last_error
       from webhookpub.events as e
       where e.status = 'pending'
       order by e.status, e.pending_user_id, e.expires_at
@@ -5623,6 +6365,34 @@ comment on column webhookpub.backlog.oldest_due is
 comment on column webhookpub.backlog.deliveries_in_flight is
   'Those that a worker has: their answers are waited for.';
 --! EndIncluded 7_inspect/backlog.sql
+--! Included 7_inspect/webhook_waits.sql
+-- Says what a webhook waits for, by all that a lease goes by, of which its readers may not read all.
+--
+-- Called by  webhookpub.delivery_log, webhookpub.webhook_health.
+-- Returns    null when what is due could go out now.
+
+create or replace function webhookpub.webhook_waits (
+  p_webhook_id text
+)
+  returns text
+  language plpgsql
+  stable
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select case when webhookpub.delivery_is_on() then s.waits_for else 'delivery to be on' end
+    from webhookpub.webhooks as w
+    cross join lateral webhookpub.standing(w, statement_timestamp()) as s
+    where w.id = p_webhook_id
+  );
+end;
+$$;
+
+comment on function webhookpub.webhook_waits (text) is
+  'What a webhook waits for before anything of it is sent: an enabled webhook, a secret, a closed circuit, the end of a pause, its pace, room, or delivery to be on; null: nothing.';
+--! EndIncluded 7_inspect/webhook_waits.sql
 --! Included 7_inspect/delivery_log.sql
 -- Every delivery and how it stands, newest first.
 --
@@ -5639,13 +6409,26 @@ as
     case
       when d.status <> 'pending' then null
       when q.leased and q.due_at > statement_timestamp() then 'answer'
-      when not w.enabled then 'enabled webhook'
-      when q.due_at > statement_timestamp() then 'next attempt'
-      when w.circuit_retry_at > statement_timestamp() then 'closed circuit'
-      when w.paused_until > statement_timestamp() then 'end of pause'
-      else 'worker'
+      when q.turn_at is not null then 'turn'
+      when q.due_at > statement_timestamp() and w.enabled then 'next attempt'
+      else coalesce(
+        -- Most often the webhook's row says it.
+        webhookpub.webhook_waits_for(w, true, null, statement_timestamp()),
+        webhookpub.webhook_waits(d.webhook_id),
+        'worker'
+      )
     end as waits_for,
-    coalesce(q.attempt, d.attempts) as attempts, d.max_attempts, q.due_at as next_attempt_at,
+    case
+      when q.turn_at is not null then (
+        select h.delivery_id
+        from webhookpub.queue as h
+        where h.webhook_id = q.webhook_id
+          and h.ordering_key = q.ordering_key
+          and h.turn_at is null
+      )
+    end as waits_for_delivery_id,
+    coalesce(q.attempt, d.attempts) as attempts, d.max_attempts,
+    case when q.turn_at is null then q.due_at end as next_attempt_at,
     coalesce(q.last_status_code, d.last_status_code) as last_status_code,
     coalesce(q.last_error, d.last_error) as last_error,
     coalesce(q.last_attempt_at, d.last_attempt_at) as last_attempt_at,
@@ -5662,7 +6445,9 @@ comment on column webhookpub.delivery_log.url is 'Where it goes, as the webhook 
 comment on column webhookpub.delivery_log.status is
   'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
 comment on column webhookpub.delivery_log.waits_for is
-  'What a pending one waits for: an answer to its request, an enabled webhook, its next attempt (next_attempt_at), a closed circuit, the end of a pause that its receiver asked for, or a worker.';
+  'What a pending one waits for: an answer to its request, its turn, its next attempt (next_attempt_at), an enabled webhook, a secret, a closed circuit, the end of a pause that its receiver asked for, its pace, room among max_in_flight, delivery to be on, or a worker.';
+comment on column webhookpub.delivery_log.waits_for_delivery_id is
+  'Whose turn it is, while it waits for its own: the delivery before it with the same ordering key that has not ended.';
 comment on column webhookpub.delivery_log.attempts is 'Attempts begun; the table attempts has each of them.';
 comment on column webhookpub.delivery_log.next_attempt_at is
   'When it is due, or, while it waits for an answer, when that counts as lost.';
@@ -5966,7 +6751,8 @@ as
     from (
       select max(to_date(right(c.relname, 8), 'YYYYMMDD')) + interval '1 day' as ends_at
       from pg_inherits as i
-      join pg_class as c on c.oid = i.inhrelid
+      -- One look for each: a catalog grows with its host.
+      cross join lateral (select c.relname from pg_class as c where c.oid = i.inhrelid offset 0) as c
       where i.inhparent in ('webhookpub.envelopes'::regclass, 'webhookpub.attempts'::regclass)
         and c.relname ~ '_[0-9]{8}$'
       group by i.inhparent
@@ -6174,7 +6960,8 @@ as
     w.id as webhook_id, w.user_id, w.url, w.enabled, w.disabled_reason, w.disabled_at,
     w.failing_since, w.circuit_opened_at, w.circuit_retry_at,
     case when w.paused_until > statement_timestamp() then w.paused_until end as paused_until,
-    w.last_delivered_at,
+    case when p.pending > 0 then webhookpub.webhook_waits(w.id) end as waits_for,
+    w.max_per_second, w.ordered, w.last_delivered_at,
     r.attempts as recent_attempts, r.success_rate, r.p95_duration_ms, r.last_error,
     p.pending, p.oldest_pending, p.in_flight, w.max_in_flight
   from webhookpub.webhooks as w
@@ -6227,6 +7014,12 @@ comment on column webhookpub.webhook_health.circuit_retry_at is
   'When the next delivery goes out as a probe; an answer to it closes the circuit.';
 comment on column webhookpub.webhook_health.paused_until is
   'Until when its receiver asked to be left alone (Retry-After); null when it did not.';
+comment on column webhookpub.webhook_health.waits_for is
+  'What all that is pending waits for: an enabled webhook, a secret, a closed circuit, the end of a pause, its pace, room, or delivery to be on; null: nothing, or nothing is pending.';
+comment on column webhookpub.webhook_health.max_per_second is
+  'Its pace: how many requests a second it gets at most; null: it has none.';
+comment on column webhookpub.webhook_health.ordered is
+  'Whether its deliveries with the same ordering key go one after another.';
 comment on column webhookpub.webhook_health.last_delivered_at is
   'Last success, to about 10 s.';
 comment on column webhookpub.webhook_health.recent_attempts is
@@ -6588,6 +7381,57 @@ $$;
 comment on function webhookpub.retry_publish_failures (integer) is
   'Publishes up to p_limit of webhookpub.publish_failures; what still fails stays, with its new error. Returns how many were published.';
 --! EndIncluded 8_steer/retry_publish_failures.sql
+--! Included 8_steer/skip.sql
+-- Cancels a pending delivery, so that the next with its ordering key may go.
+--
+-- Called by  psql, applications.
+-- Locks      the delivery, waiting for what is being recorded or leased.
+-- Raises     WH020, WH022.
+--
+-- If its request is under way, it still arrives, and its attempt is kept; it changes nothing more.
+
+create or replace function webhookpub.skip (
+  p_delivery_id text
+)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_webhook_id text;
+  v_status text;
+begin
+  select q.webhook_id into v_webhook_id
+  from webhookpub.queue as q
+  where q.delivery_id = p_delivery_id
+  for update;
+  if not found then
+    select h.status into v_status
+    from webhookpub.delivery_history as h
+    where h.id = p_delivery_id;
+    if not found then
+      raise exception using
+        errcode = 'WH020',
+        message = format(
+          'no such delivery: %s', coalesce(quote_literal(left(p_delivery_id, 100)), 'null')
+        ),
+        hint = 'List them with: select id, webhook_id, status from webhookpub.deliveries;';
+    end if;
+    raise exception using
+      errcode = 'WH022',
+      message = format('delivery %L has ended: it is %s', p_delivery_id, v_status),
+      hint = 'Only a pending delivery can be skipped.';
+  end if;
+  perform webhookpub.end_deliveries(array[p_delivery_id], 'cancelled');
+  perform webhookpub.add_deliver_jobs(array[v_webhook_id]);
+end;
+$$;
+
+comment on function webhookpub.skip (text) is
+  'Cancels a pending delivery; if it holds up others with its ordering key, the next goes. Raises WH020, WH022.';
+--! EndIncluded 8_steer/skip.sql
 --! Included 8_steer/test_webhook.sql
 -- Sends a webhook an event that has not happened, to see whether it gets through.
 --
@@ -6812,7 +7656,7 @@ begin
   grant execute on function
     webhookpub.create_webhook, webhookpub.update_webhook, webhookpub.rotate_secret,
     webhookpub.enable_webhook, webhookpub.disable_webhook, webhookpub.delete_webhook,
-    webhookpub.redeliver, webhookpub.redeliver_since, webhookpub.test_webhook,
+    webhookpub.redeliver, webhookpub.redeliver_since, webhookpub.test_webhook, webhookpub.skip,
     webhookpub.retry_publish_failures, webhookpub.register_event_types,
     webhookpub.fan_out, webhookpub.maintain
   to webhookpub_operator;
@@ -6821,6 +7665,10 @@ begin
   grant execute on function
     webhookpub.explain_event, webhookpub.stored_envelope, webhookpub.type_patterns,
     webhookpub.unmatched_clause, webhookpub.data_holds, webhookpub.current_user_id
+  to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
+
+  -- What a delivery waits for, in delivery_log and webhook_health.
+  grant execute on function webhookpub.webhook_waits_for, webhookpub.webhook_waits
   to webhookpub_operator, webhookpub_readonly, webhookpub_tenant;
 
   grant execute on function webhookpub.event_id, webhookpub.is_valid_event_type
@@ -7100,4 +7948,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '205ba05a9b04bc70702b27c862e4f844aab463a6395fada61259de6a515682b6');
+  ('000002', '2578ee7eda4d11c4385784e20810b26122e16295b3b6909a7fe9a815d2888df2');

@@ -1,0 +1,102 @@
+// A webhook with a pace gets so many requests a second, evenly, over all workers.
+import t from "tap";
+import { leaseDeliveries } from "../../src/database/calls.ts";
+import type { Sql } from "../../src/database/connect.ts";
+import { testDatabase } from "../support/database.ts";
+import { startReceiver } from "../support/receiver.ts";
+import { createWebhook, fanOutAll, publish } from "../support/scene.ts";
+import { startWorkerProcess } from "../support/worker_process.ts";
+
+/** Puts the pace's clock forward, as if so many seconds had passed. */
+const pass = (sql: Sql, seconds: number) => sql`
+  update webhookpub.paces set spent_until = spent_until - interval '1 second' * ${seconds}`;
+
+void t.test("as many as have come up, and a quarter of a second's burst", async (t) => {
+  const { sql } = await testDatabase(t);
+  const { id } = await createWebhook(sql, { maxPerSecond: 20, maxInFlight: 1000 });
+  const other = await createWebhook(sql, { maxInFlight: 1000 });
+  await publish(sql, { count: 100 });
+  await fanOutAll(sql);
+
+  const lease = async (limit = 1000) => await leaseDeliveries(sql, [id], [limit]);
+  let { leases, waits } = await lease();
+  t.equal(leases.length, 5, "the burst");
+  t.match(waits, [{ webhook_id: id }], "and when the next may go");
+  const [wait] = waits;
+  t.ok(wait!.wait_ms > 0 && wait!.wait_ms <= 100, `${wait?.wait_ms} ms`);
+  t.equal((await leaseDeliveries(sql, [other.id], [1000])).leases.length, 100);
+
+  // Some time has passed since; no test can say how much.
+  await pass(sql, 0.15);
+  ({ leases } = await lease());
+  t.ok(leases.length >= 3, `${leases.length} of at least 3`);
+  await pass(sql, 60);
+  t.equal((await lease()).leases.length, 5, "what was not used is not saved up");
+
+  await pass(sql, 60);
+  ({ leases, waits } = await lease(2));
+  t.equal(leases.length, 2);
+  t.strictSame(waits, [], "there is more, but nothing to wait for");
+  t.strictSame((await sql`select from webhookpub.attempts`).count, 0);
+
+  await sql`update webhookpub.paces set spent_until = now() + interval '10 seconds'`;
+  const [log] = await sql`
+    select distinct waits_for from webhookpub.delivery_log
+    where webhook_id = ${id} and attempts = 0`;
+  t.strictSame(log, { waits_for: "pace" });
+  const [health] = await sql`
+    select waits_for, max_per_second::float8, ordered from webhookpub.webhook_health
+    where webhook_id = ${id}`;
+  t.strictSame(health, { waits_for: "pace", max_per_second: 20, ordered: false });
+  await sql`select webhookpub.update_webhook(${id}, p_max_per_second => 'infinity')`;
+  t.ok((await lease()).leases.length > 20, "without a pace all goes");
+});
+
+void t.test("slow paces", async (t) => {
+  const { sql } = await testDatabase(t);
+  const { id } = await createWebhook(sql, { maxPerSecond: 0.1 });
+  await publish(sql, { count: 3 });
+  await fanOutAll(sql);
+  const { leases, waits } = await leaseDeliveries(sql, [id], [10]);
+  t.equal(leases.length, 1, "one request is always saved up");
+  t.ok(waits[0]!.wait_ms > 9000 && waits[0]!.wait_ms <= 10_000, `${waits[0]?.wait_ms} ms`);
+  t.strictSame((await leaseDeliveries(sql, [id], [10])).leases, []);
+  for (const bad of [0, -1, 0.0001, 10_001]) {
+    await t.rejects(createWebhook(sql, { maxPerSecond: bad }), {
+      code: "WH010",
+      message: `max_per_second ${bad} must be 0.001 to 10000, or infinity for none`,
+    });
+  }
+});
+
+void t.test("two workers keep the pace together", async (t) => {
+  const { sql, url } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  await sql`update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
+  const rate = 50;
+  const { id } = await createWebhook(sql, {
+    url: receiver.url(),
+    maxPerSecond: rate,
+    maxInFlight: 100,
+  });
+  await publish(sql, { count: 300 });
+  await Promise.all([startWorkerProcess(t, url), startWorkerProcess(t, url)]);
+  await receiver.received(300);
+  const times = receiver.requests.map(({ at }) => at);
+  // By the database's clock: a receiver that is held up gets some at once.
+  const [pace] = await sql<[{ most: number; first: number }]>`
+    with a as (
+      select extract(epoch from a.started_at)::float8 as at
+      from webhookpub.deliveries as d join webhookpub.attempts as a on a.delivery_id = d.id
+      where d.webhook_id = ${id}
+    )
+    select
+      max((select count(*) from a as b where b.at >= a.at and b.at < a.at + 1))::integer as most,
+      (max(a.at) - min(a.at)) as first
+    from a`;
+  t.ok(pace.most <= rate * 1.25 + 1, `${pace.most} in a second`);
+  t.ok(times.length === 300);
+  const [log] = await sql`
+    select count(*)::integer as attempts from webhookpub.attempts`;
+  t.strictSame(log, { attempts: 300 }, "no attempt is burned");
+});
