@@ -30,7 +30,7 @@ async function scene(t: Test, { count = 1 }: { count?: number } = {}) {
     warn: nothing,
     error: (m: string) => errors.push(m),
   };
-  const recorder = makeRecorder(pool, log);
+  const recorder = makeRecorder(pool, log, nothing);
   return {
     database,
     errors,
