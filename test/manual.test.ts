@@ -88,6 +88,24 @@ void t.test("a block says what it is, and what is no output is run", (t) => {
   t.end();
 });
 
+void t.test("whoever has installed the package finds the commands that it has", (t) => {
+  const script = /npm (?:start|run (?:start|migrate|demo))\b/;
+  const readers = pages.filter(
+    ({ path }) => path !== "CONTRIBUTING.md" && !path.startsWith("docs/contributing/"),
+  );
+  none(
+    t,
+    readers.flatMap(({ path, text }) =>
+      text
+        .split(/\n\n/)
+        .filter((paragraph) => script.test(paragraph) && !/\bclone\b/.test(paragraph))
+        .map((paragraph) => `${path}: ${script.exec(paragraph)?.[0]}`),
+    ),
+    "npx webhookpub …, but in a clone",
+  );
+  t.end();
+});
+
 void t.test("the manual has one word for one thing", async (t) => {
   const rows = tableRows(await readPage("docs/glossary.md"), "word");
   t.ok(rows.length > 40, `${rows.length} words`);

@@ -1,5 +1,5 @@
 --! Previous: sha1:6179f20a9e25ed7d3eea541cda306ee345658828
---! Hash: sha1:f8a0c7baca935250ae533ee7c2f73e39964da7b6
+--! Hash: sha1:ea7388b06805ae07f116f92498c16828ccb12a03
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -7820,7 +7820,7 @@ begin
   perform webhookpub.settle_privileges();
   if not webhookpub.create_roles() then
     raise warning 'webhookpub''s roles are not installed: % may not create roles', current_user
-      using hint = 'All works without them. docs/security.md says who can create them, and how.';
+      using hint = 'All works without them. Who can create them, and how: docs/security.md, in the package webhookpub.';
     return false;
   end if;
   perform webhookpub.grant_functions();
@@ -7948,4 +7948,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '2578ee7eda4d11c4385784e20810b26122e16295b3b6909a7fe9a815d2888df2');
+  ('000002', 'e1a11039604226cc1c5c8f8e8eb905b270ea6ed8afb4735981e720fc7a8811b9');

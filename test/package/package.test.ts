@@ -1,9 +1,13 @@
 // The package as a user has it: packed, installed into a project, and run by npx.
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import t from "tap";
+import { committedTexts } from "../../src/committed.ts";
 import { root } from "../../src/config.ts";
 import { version } from "../../src/version.ts";
 import { emptyDatabase } from "../support/database.ts";
 import { freePort } from "../support/example_receiver.ts";
+import { localLinks, readPages } from "../support/markdown.ts";
 import { installNode, installProject, npm } from "../support/project.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { until } from "../support/until.ts";
@@ -12,6 +16,17 @@ const project = await installProject(t);
 const webhookpub = (args: string, env: Record<string, string> = {}) =>
   project.run(["npx", "webhookpub", ...args.split(" ")], env);
 
+/** Where errors and hints are written. */
+async function committedAndSources(): Promise<string[]> {
+  const sources = (await readdir(join(root, "src"), { recursive: true })).filter((name) =>
+    name.endsWith(".ts"),
+  );
+  return [
+    ...committedTexts(),
+    ...(await Promise.all(sources.map((name) => readFile(join(root, "src", name), "utf8")))),
+  ];
+}
+
 void t.test("it holds what users need, and nothing else", async (t) => {
   const { stdout } = await npm(root, "pack", "--dry-run", "--json");
   const [packed] = JSON.parse(stdout.slice(stdout.indexOf("["))) as [{ files: { path: string }[] }];
@@ -19,6 +34,27 @@ void t.test("it holds what users need, and nothing else", async (t) => {
   for (const wanted of ["README.md", "LICENSE", "CHANGELOG.md", "docs/operations.md"]) {
     t.ok(paths.includes(wanted), wanted);
   }
+  const messages = (await committedAndSources()).flatMap(
+    (text) => text.match(/\bdocs\/\w+\.md/g) ?? [],
+  );
+  t.ok(messages.length > 5, `${messages.length} times an error or a hint names a page`);
+  t.strictSame(
+    messages.filter((path) => !paths.includes(path)),
+    [],
+    "and it is there",
+  );
+  const links = (await readPages())
+    .filter(({ path }) => paths.includes(path))
+    .flatMap(localLinks)
+    .map((link) => link.path);
+  // What is for contributors is in the repository.
+  t.strictSame(
+    links
+      .filter((to) => to !== "CONTRIBUTING.md")
+      .filter((to) => !paths.some((path) => path === to || path.startsWith(`${to}/`))),
+    [],
+    "nor does a page lead to what is not there",
+  );
   t.strictSame(
     paths.filter((path) => /^(test|bench|scripts|\.ci|src|tasks)\//.test(path)),
     [],
