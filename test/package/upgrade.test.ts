@@ -5,12 +5,14 @@ import { join } from "node:path";
 import t from "tap";
 import { root } from "../../src/config.ts";
 import type { Sql } from "../../src/database/connect.ts";
+import { codeOf } from "../../src/errors.ts";
 import { version } from "../../src/version.ts";
 import { isAccepted, isOpen, type Request } from "../faults/receiver_process.ts";
 import { conserved, makeWorld } from "../faults/world.ts";
+import { contents } from "../support/contents.ts";
 import { emptyDatabase, testDatabase } from "../support/database.ts";
 import { freePort } from "../support/example_receiver.ts";
-import { installPacked } from "../support/project.ts";
+import { installPacked, type Project } from "../support/project.ts";
 import { copyRepository } from "../support/repository.ts";
 import { until } from "../support/until.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
@@ -107,12 +109,43 @@ const by = (release: string) => (request: Request) =>
   isAccepted(request) && request.headers["user-agent"] === `webhookpub/${release}`;
 
 const { olds, next } = await packages();
+const after = await installPacked(t, next);
 
 for (const old of olds) {
+  const before = await installPacked(t, old.tarball);
+
+  void t.test(`from ${old.version}, by a tool of the application's`, async (t) => {
+    const { sql, url, session } = await emptyDatabase(t);
+    const print = async (project: Project, args: string) => {
+      const { code, output } = await project.run(`npx webhookpub sql ${args}`.split(" "));
+      t.equal(code, 0, args);
+      return output;
+    };
+    await sql.unsafe(await print(before, "--graphile-worker"));
+    const upgrade = await print(after, `--from ${old.version}`);
+    const application = session();
+    await application`begin`;
+    await application`select webhook_publish_tx('email.sent', 'user_1', '{}')`;
+    const code = await sql.unsafe(upgrade).catch(codeOf);
+    t.equal(code, "55P03", "it gives up, rather than stand in publishers' way");
+    await application`commit`;
+    await sql.unsafe(upgrade);
+    const [{ version: now }] = await sql<[{ version: string }]>`select webhookpub.version()`;
+    t.equal(now, NEXT);
+    await t.rejects(sql.unsafe(upgrade), {
+      code: "WH030",
+      message: `this upgrades webhookpub ${old.version}, and in this database is ${NEXT}`,
+    });
+    const found = await after.run(["npx", "webhookpub", "migrate"], { DATABASE_URL: url });
+    t.strictSame(found, { code: 0, output: `webhookpub ${NEXT} is installed\n` });
+    const other = await emptyDatabase(t);
+    await after.run(["npx", "webhookpub", "migrate"], { DATABASE_URL: other.url });
+    t.strictSame(await contents(sql), await contents(other.sql), "as migrate makes it");
+  });
+
   void t.test(`from ${old.version}, under load, beside its worker`, async (t) => {
     const database = await emptyDatabase(t);
     const { sql, url, session } = database;
-    const [before, after] = [await installPacked(t, old.tarball), await installPacked(t, next)];
     const port = await freePort();
     const env = { DATABASE_URL: url, WEBHOOKPUB_PORT: `127.0.0.1:${port}` };
     const start = ["npx", "webhookpub", "start", "--no-migrate"];
