@@ -1,5 +1,5 @@
 --! Previous: sha1:6179f20a9e25ed7d3eea541cda306ee345658828
---! Hash: sha1:ea7388b06805ae07f116f92498c16828ccb12a03
+--! Hash: sha1:743bf2e533efd7a9f13298f66568538b02865b31
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -475,7 +475,6 @@ begin
     headers = '{}'
   where w.id = p_webhook_id;
   delete from webhookpub.secrets as s where s.webhook_id = p_webhook_id;
-  delete from webhookpub.paces as c where c.webhook_id = p_webhook_id;
   perform webhookpub.end_deliveries(array(
     select q.delivery_id
     from webhookpub.queue as q
@@ -965,7 +964,8 @@ comment on function webhookpub.rotate_secret (text, interval) is
 --! Included 0_webhooks/update_webhook.sql
 -- Changes a webhook; what is null stays as it is. Counts for events fanned out from now
 -- on, and for attempts begun from now on. A new URL is tried at once, whatever the
--- circuit of the old one was. Without order, what waits for its turn is due at once.
+-- circuit of the old one was. Without order, what waits for its turn is due at once; by another
+-- pace, what waits for that goes by the new one at once.
 --
 -- Called by  applications, psql.
 -- Locks      the webhook.
@@ -1027,7 +1027,8 @@ begin
   if v_freed then
     perform webhookpub.end_order(p_webhook_id);
   end if;
-  if v_freed or v_moved and coalesce(v_webhook.circuit_opened_at, v_webhook.paused_until) is not null
+  if v_freed or p_max_per_second is not null
+    or v_moved and coalesce(v_webhook.circuit_opened_at, v_webhook.paused_until) is not null
   then
     perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
   end if;
@@ -3854,15 +3855,20 @@ create or replace function webhookpub.spend_pace (
 as $$
   with paced as materialized (
     select
-      w.id, w.rate, l.count,
+      w.id, w.rate,
       case
         when l.count > 0 then greatest(c.spent_until, p_now) + interval '1 second' * (l.count / w.rate)
+        -- By a slower pace, which it had before.
+        when c.spent_until > w.fullest then w.fullest
         else c.spent_until
-      end as spent_until
+      end as spent_until,
+      l.count > 0 or c.spent_until > w.fullest as is_new
     from unnest(p_webhook_ids) as p (id)
     cross join lateral (
-      select w.id, w.max_per_second::double precision as rate
+      select
+        w.id, r.rate, p_now + interval '1 second' * webhookpub.pace_burst(r.rate) as fullest
       from webhookpub.webhooks as w
+      cross join lateral (select w.max_per_second::double precision as rate) as r
       where w.id = p.id and w.max_per_second is not null
       offset 0
     ) as w
@@ -3875,7 +3881,7 @@ as $$
   ),
   spent as (
     insert into webhookpub.paces as c (webhook_id, spent_until)
-    select p.id, p.spent_until from paced as p where p.count > 0
+    select p.id, p.spent_until from paced as p where p.is_new
     on conflict (webhook_id) do update set spent_until = excluded.spent_until
   )
   select p.id, ceil(1000 * (
@@ -5550,19 +5556,27 @@ declare
   );
   v_count bigint;
 begin
-  delete from webhookpub.webhooks as w
-  where w.ctid = any (array(
-    select w.ctid
-    from webhookpub.webhooks as w
-    where w.deleted_at <= v_before
-      and not exists (
-        select from webhookpub.delivery_history as h where h.webhook_id = w.id offset 0
-      )
-    order by w.deleted_at
-    limit p_limit
-    for update skip locked
-  ));
-  get diagnostics v_count = row_count;
+  with deleted as (
+    delete from webhookpub.webhooks as w
+    where w.ctid = any (array(
+      select w.ctid
+      from webhookpub.webhooks as w
+      where w.deleted_at <= v_before
+        and not exists (
+          select from webhookpub.delivery_history as h where h.webhook_id = w.id offset 0
+        )
+      order by w.deleted_at
+      limit p_limit
+      for update skip locked
+    ))
+    returning w.id
+  ),
+  -- Only now: whoever deletes a webhook may take long to commit, and leases write its pace.
+  unpaced as (
+    delete from webhookpub.paces as c
+    where c.webhook_id = any (array(select d.id from deleted as d))
+  )
+  select count(*) into v_count from deleted as d;
   return v_count;
 end;
 $$;
@@ -7948,4 +7962,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'e1a11039604226cc1c5c8f8e8eb905b270ea6ed8afb4735981e720fc7a8811b9');
+  ('000002', '7048f3c3ce88652feb808f9c375762924ae49a83f9ea79acce20b7d52e0399a0');

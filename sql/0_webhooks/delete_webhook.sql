@@ -27,7 +27,6 @@ begin
     headers = '{}'
   where w.id = p_webhook_id;
   delete from webhookpub.secrets as s where s.webhook_id = p_webhook_id;
-  delete from webhookpub.paces as c where c.webhook_id = p_webhook_id;
   perform webhookpub.end_deliveries(array(
     select q.delivery_id
     from webhookpub.queue as q

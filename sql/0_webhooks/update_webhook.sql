@@ -1,6 +1,7 @@
 -- Changes a webhook; what is null stays as it is. Counts for events fanned out from now
 -- on, and for attempts begun from now on. A new URL is tried at once, whatever the
--- circuit of the old one was. Without order, what waits for its turn is due at once.
+-- circuit of the old one was. Without order, what waits for its turn is due at once; by another
+-- pace, what waits for that goes by the new one at once.
 --
 -- Called by  applications, psql.
 -- Locks      the webhook.
@@ -62,7 +63,8 @@ begin
   if v_freed then
     perform webhookpub.end_order(p_webhook_id);
   end if;
-  if v_freed or v_moved and coalesce(v_webhook.circuit_opened_at, v_webhook.paused_until) is not null
+  if v_freed or p_max_per_second is not null
+    or v_moved and coalesce(v_webhook.circuit_opened_at, v_webhook.paused_until) is not null
   then
     perform webhookpub.add_deliver_jobs(array[p_webhook_id]);
   end if;

@@ -19,15 +19,20 @@ create or replace function webhookpub.spend_pace (
 as $$
   with paced as materialized (
     select
-      w.id, w.rate, l.count,
+      w.id, w.rate,
       case
         when l.count > 0 then greatest(c.spent_until, p_now) + interval '1 second' * (l.count / w.rate)
+        -- By a slower pace, which it had before.
+        when c.spent_until > w.fullest then w.fullest
         else c.spent_until
-      end as spent_until
+      end as spent_until,
+      l.count > 0 or c.spent_until > w.fullest as is_new
     from unnest(p_webhook_ids) as p (id)
     cross join lateral (
-      select w.id, w.max_per_second::double precision as rate
+      select
+        w.id, r.rate, p_now + interval '1 second' * webhookpub.pace_burst(r.rate) as fullest
       from webhookpub.webhooks as w
+      cross join lateral (select w.max_per_second::double precision as rate) as r
       where w.id = p.id and w.max_per_second is not null
       offset 0
     ) as w
@@ -40,7 +45,7 @@ as $$
   ),
   spent as (
     insert into webhookpub.paces as c (webhook_id, spent_until)
-    select p.id, p.spent_until from paced as p where p.count > 0
+    select p.id, p.spent_until from paced as p where p.is_new
     on conflict (webhook_id) do update set spent_until = excluded.spent_until
   )
   select p.id, ceil(1000 * (

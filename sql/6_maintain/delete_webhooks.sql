@@ -24,19 +24,27 @@ declare
   );
   v_count bigint;
 begin
-  delete from webhookpub.webhooks as w
-  where w.ctid = any (array(
-    select w.ctid
-    from webhookpub.webhooks as w
-    where w.deleted_at <= v_before
-      and not exists (
-        select from webhookpub.delivery_history as h where h.webhook_id = w.id offset 0
-      )
-    order by w.deleted_at
-    limit p_limit
-    for update skip locked
-  ));
-  get diagnostics v_count = row_count;
+  with deleted as (
+    delete from webhookpub.webhooks as w
+    where w.ctid = any (array(
+      select w.ctid
+      from webhookpub.webhooks as w
+      where w.deleted_at <= v_before
+        and not exists (
+          select from webhookpub.delivery_history as h where h.webhook_id = w.id offset 0
+        )
+      order by w.deleted_at
+      limit p_limit
+      for update skip locked
+    ))
+    returning w.id
+  ),
+  -- Only now: whoever deletes a webhook may take long to commit, and leases write its pace.
+  unpaced as (
+    delete from webhookpub.paces as c
+    where c.webhook_id = any (array(select d.id from deleted as d))
+  )
+  select count(*) into v_count from deleted as d;
   return v_count;
 end;
 $$;

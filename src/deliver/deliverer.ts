@@ -65,8 +65,8 @@ interface Course extends Claim {
   again: boolean;
   /** With the last leases there may have been more. */
   more: boolean;
-  /** It is asked for in a while. */
-  later: boolean;
+  /** It is asked for in a while, and when by performance.now(). */
+  later: { readonly at: number; readonly timer: NodeJS.Timeout } | undefined;
 }
 
 /**
@@ -113,7 +113,6 @@ export function makeDeliverer(
   let leasing = 0;
   let scheduled = false;
   let draining = false;
-  const stopping = new AbortController();
   let freed = Promise.withResolvers<void>();
   const drained = Promise.withResolvers<void>();
 
@@ -186,26 +185,37 @@ export function makeDeliverer(
       // None came: is none due, or no room? While some are open, the next answer asks again.
       if (own.length > 0 || course.open === 0) course.more = own.some(({ more }) => more);
       shares.give(course, room - own.length);
-      if (wait) void wantLater(course, wait.wait_ms);
+      if (wait && !draining) wantLater(course, wait.wait_ms);
       else if (!draining && (course.again || (course.more && own.length === room))) want(course);
       else forget(course);
     }
     schedule();
   };
 
-  /** Until then asking would be in vain, whatever is answered meanwhile. */
-  const wantLater = async (course: Course, ms: number) => {
+  /**
+   * Until then asking would be in vain, whatever is answered meanwhile; unless somebody asks, and
+   * hears of an earlier time.
+   */
+  const wantLater = (course: Course, ms: number) => {
     course.more = false;
     course.again = false;
-    if (course.later) return;
-    course.later = true;
+    const at = performance.now() + ms;
+    if (course.later && course.later.at <= at) return;
+    endWait(course);
     course.open += 1;
-    await sleep(ms, undefined, { signal: stopping.signal }).catch(() => {});
-    course.later = false;
+    const timer = setTimeout(() => {
+      endWait(course);
+      course.more = true;
+      want(course);
+    }, ms);
+    course.later = { at, timer };
+  };
+
+  const endWait = (course: Course) => {
+    if (!course.later) return;
+    clearTimeout(course.later.timer);
+    course.later = undefined;
     course.open -= 1;
-    if (draining) return forget(course);
-    course.more = true;
-    want(course);
   };
 
   /** Asks what to POST for leases, and begins. */
@@ -324,7 +334,7 @@ export function makeDeliverer(
       asking: false,
       again: false,
       more: false,
-      later: false,
+      later: undefined,
     };
     courses.set(webhookId, course);
     return course;
@@ -372,10 +382,12 @@ export function makeDeliverer(
     },
     async drain() {
       draining = true;
-      stopping.abort();
       recorder.drain();
       // What is only in line goes to others.
-      for (const course of courses.values()) forget(course);
+      for (const course of courses.values()) {
+        endWait(course);
+        forget(course);
+      }
       schedule();
       await drained.promise;
       senderFor.close();

@@ -5,6 +5,7 @@ import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { createWebhook, fanOutAll, publish } from "../support/scene.ts";
+import { until } from "../support/until.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
 /** Puts the pace's clock forward, as if so many seconds had passed. */
@@ -67,6 +68,58 @@ void t.test("slow paces", async (t) => {
       message: `max_per_second ${bad} must be 0.001 to 10000, or infinity for none`,
     });
   }
+});
+
+void t.test("another pace counts at once", async (t) => {
+  const { sql, url } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  await sql`update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
+  const { id } = await createWebhook(sql, { url: receiver.url(), maxPerSecond: 0.001 });
+  await publish(sql, { count: 150 });
+  await startWorkerProcess(t, url);
+  await receiver.received(1);
+  await until(
+    async () => (await sql`select from webhookpub.deliveries where attempts > 0`).count === 1,
+    "the burst",
+  );
+  await sql`select webhookpub.update_webhook(${id}, p_max_per_second => 100)`;
+  // By the old pace the second would come after 1,000 seconds.
+  await receiver.received(150);
+  const [took] = await sql<[{ seconds: number }]>`
+    select extract(epoch from max(a.started_at) - min(a.started_at) filter (where a.n > 1))::float8
+      as seconds
+    from (
+      select a.started_at, row_number() over (order by a.started_at) as n from webhookpub.attempts as a
+    ) as a`;
+  t.ok(took.seconds > 1.1, `${took.seconds} s, and by the new one`);
+});
+
+void t.test("whoever deletes a webhook holds up no lease of another", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id } = await createWebhook(sql, { maxPerSecond: 100 });
+  const other = await createWebhook(sql);
+  await publish(sql);
+  await fanOutAll(sql);
+  t.equal((await leaseDeliveries(sql, [id, other.id], [9, 9])).leases.length, 2);
+  const open = session();
+  await open`begin`;
+  await open`select webhookpub.delete_webhook(${id})`;
+  await publish(sql);
+  await fanOutAll(sql);
+  const worker = session();
+  await worker`set lock_timeout = '1s'`;
+  const { leases } = await leaseDeliveries(worker, [id, other.id], [9, 9]);
+  t.ok(
+    leases.some((lease) => lease.webhook_id === other.id),
+    "while that is open",
+  );
+  await open`commit`;
+
+  const removed = "select webhookpub.delete_webhooks(p_now => now() + interval '1 year') as count";
+  t.strictSame([...(await sql.unsafe(removed))], [{ count: "0" }], "its history is kept");
+  await sql`delete from webhookpub.delivery_history where webhook_id = ${id}`;
+  t.strictSame([...(await sql.unsafe(removed))], [{ count: "1" }]);
+  t.equal((await sql`select from webhookpub.paces`).count, 0, "its pace goes with it");
 });
 
 void t.test("two workers keep the pace together", async (t) => {
