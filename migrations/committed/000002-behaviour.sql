@@ -1,5 +1,5 @@
 --! Previous: sha1:6179f20a9e25ed7d3eea541cda306ee345658828
---! Hash: sha1:743bf2e533efd7a9f13298f66568538b02865b31
+--! Hash: sha1:8f74529971caf49b334c6c80722b3d0a21ee5890
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1328,6 +1328,8 @@ comment on function webhookpub.notify_is_due () is
 -- transaction and the time tell it from others of the row. Whoever repeats a transaction that
 -- was committed changes nothing the second time, and then nothing is published.
 --
+-- What it says of a row does not depend on who changes it: what values are printed by is pinned.
+--
 -- It runs with the rights of who changes the row, who needs EXECUTE on webhook_publish_tx: to make
 -- JSON of a row can call functions of whoever made its types.
 
@@ -1336,6 +1338,13 @@ create or replace function webhookpub.publish_row ()
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set datestyle = 'ISO, MDY'
+  set intervalstyle = 'iso_8601'
+  set timezone = 'UTC'
+  set extra_float_digits = 1
+  set bytea_output = 'hex'
+  set lc_monetary = 'C'
+  set quote_all_identifiers = off
 as $$
 declare
   v_row constant jsonb := case tg_op when 'DELETE' then to_jsonb(old) else to_jsonb(new) end;
@@ -4705,6 +4714,9 @@ comment on function webhookpub.record_attempts
 -- A job that somebody holds is being taken or completed, many at once and in no order, or is
 -- being added, beside jobs that were there. To wait for it could end in a deadlock, which no
 -- worker outlives: it gets another beside it.
+--
+-- A transaction that sees a snapshot adds none: a job that has changed since would be an error
+-- (40001) of whoever called, for a hint. The next tick adds it.
 
 create or replace function webhookpub.add_deliver_jobs (
   p_webhook_ids text[]
@@ -4726,7 +4738,7 @@ as $$
         select w.user_id from webhookpub.webhooks as w where w.id = i.id
       )) as payload
     from (select distinct p.id from unnest(p_webhook_ids) as p (id)) as i
-    where not exists (
+    where current_setting('transaction_isolation') = 'read committed' and not exists (
       select
       from graphile_worker.jobs as j
       where j.key = i.id collate "default"
@@ -7962,4 +7974,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '7048f3c3ce88652feb808f9c375762924ae49a83f9ea79acce20b7d52e0399a0');
+  ('000002', 'e2b99bdd7aeef26dfaef2fb9f34aefee58162a74b4cabd482046a5f6b409bc8b');

@@ -8,6 +8,8 @@
 -- transaction and the time tell it from others of the row. Whoever repeats a transaction that
 -- was committed changes nothing the second time, and then nothing is published.
 --
+-- What it says of a row does not depend on who changes it: what values are printed by is pinned.
+--
 -- It runs with the rights of who changes the row, who needs EXECUTE on webhook_publish_tx: to make
 -- JSON of a row can call functions of whoever made its types.
 
@@ -16,6 +18,13 @@ create or replace function webhookpub.publish_row ()
   language plpgsql
   volatile
   set search_path = pg_catalog, pg_temp
+  set datestyle = 'ISO, MDY'
+  set intervalstyle = 'iso_8601'
+  set timezone = 'UTC'
+  set extra_float_digits = 1
+  set bytea_output = 'hex'
+  set lc_monetary = 'C'
+  set quote_all_identifiers = off
 as $$
 declare
   v_row constant jsonb := case tg_op when 'DELETE' then to_jsonb(old) else to_jsonb(new) end;

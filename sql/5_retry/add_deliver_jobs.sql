@@ -15,6 +15,9 @@
 -- A job that somebody holds is being taken or completed, many at once and in no order, or is
 -- being added, beside jobs that were there. To wait for it could end in a deadlock, which no
 -- worker outlives: it gets another beside it.
+--
+-- A transaction that sees a snapshot adds none: a job that has changed since would be an error
+-- (40001) of whoever called, for a hint. The next tick adds it.
 
 create or replace function webhookpub.add_deliver_jobs (
   p_webhook_ids text[]
@@ -36,7 +39,7 @@ as $$
         select w.user_id from webhookpub.webhooks as w where w.id = i.id
       )) as payload
     from (select distinct p.id from unnest(p_webhook_ids) as p (id)) as i
-    where not exists (
+    where current_setting('transaction_isolation') = 'read committed' and not exists (
       select
       from graphile_worker.jobs as j
       where j.key = i.id collate "default"

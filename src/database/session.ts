@@ -18,6 +18,8 @@ export const SESSION = {
   extra_float_digits: "1",
   bytea_output: "hex",
   row_security: "on",
+  // Compiling costs seconds, and no statement of ours or graphile-worker's takes as long.
+  jit: "off",
   statement_timeout: "0",
   lock_timeout: "0",
   idle_in_transaction_session_timeout: "0",

@@ -43,6 +43,56 @@ void t.test("publish_row publishes what happens to a row, and only what it may",
   ]);
 });
 
+void t.test("what publish_row says does not depend on settings", async (t) => {
+  const database = await testDatabase(t);
+  const { sql } = database;
+  await sql`
+    create table things (
+      id text primary key, owner text, at timestamptz, during tstzrange, took interval, price float8,
+      cost money, bytes bytea, of regclass)`;
+  await sql.unsafe(TRIGGER(`'email.sent', 'owner'`));
+  const session = database.session();
+  const insert = async () => {
+    await session`delete from things`;
+    await session`
+      insert into things values (
+        'x', 'user_1', '2026-01-31T12:00:00Z', '[2026-01-31T12:00:00Z,)', '1 day 02:03:04', 0.1::float8 + 0.2::float8,
+        12.5::numeric::money, '\\x00ff', 'things')`;
+  };
+  await insert();
+  for (const [name, value] of Object.entries({
+    datestyle: "German",
+    timezone: "Pacific/Kiritimati",
+    intervalstyle: "sql_standard",
+    extra_float_digits: "-15",
+    bytea_output: "escape",
+    quote_all_identifiers: "on",
+  })) {
+    await session`select set_config(${name}, ${value}, false)`;
+  }
+  await insert();
+  const [first, ...others] = (await published(sql)).map(({ data }) => data);
+  t.strictSame(first, {
+    object: {
+      id: "x",
+      owner: "user_1",
+      at: "2026-01-31T12:00:00+00:00",
+      during: '["2026-01-31 12:00:00+00",)',
+      took: "P1DT2H3M4S",
+      price: 0.30000000000000004,
+      cost: "$12.50",
+      bytes: "\\x00ff",
+      of: "public.things",
+    },
+  });
+  t.equal(others.length, 2);
+  t.ok(
+    others.every((other) => JSON.stringify(other) === JSON.stringify(first)),
+    "each is the same",
+    { others },
+  );
+});
+
 void t.test(
   "publish_row publishes each change once, also of one row in one statement's time",
   async (t) => {

@@ -48,6 +48,48 @@ void t.test("a tick does not read what has been due for long", async (t) => {
   );
 });
 
+for (const level of ["repeatable read", "serializable"]) {
+  void t.test(
+    `under ${level} a job that changed meanwhile is no error of the caller's`,
+    async (t) => {
+      const { sql } = await testDatabase(t);
+      const steering = {
+        redeliver: "select from webhookpub.redeliver($1, $2)",
+        redeliver_since:
+          "select webhookpub.redeliver_since($2, now() - interval '1 hour', p_only_failed => $1 = '')",
+        test_webhook: "select webhookpub.test_webhook($2) where $1 <> ''",
+        enable_webhook: "select webhookpub.enable_webhook($2) where $1 <> ''",
+        update_webhook:
+          "select webhookpub.update_webhook($2, p_max_in_flight => 30) where $1 <> ''",
+      };
+      for (const [name, query] of Object.entries(steering)) {
+        const { id } = await createWebhook(sql, { userId: name });
+        const [event = ""] = await publish(sql, { userId: name });
+        await sql`select webhookpub.fan_out()`;
+        await sql`
+        update webhookpub.delivery_history set status = 'delivered', delivered_at = now()
+        where webhook_id = ${id}`;
+        await sql`delete from webhookpub.queue where webhook_id = ${id}`;
+        if (name === "enable_webhook") await sql`select webhookpub.disable_webhook(${id})`;
+        await t.resolves(
+          sql.begin(`isolation level ${level}`, async (tx) => {
+            await tx`select from graphile_worker.jobs`;
+            await sql`
+            update graphile_worker._private_jobs set run_at = now() + interval '1 hour'
+            where key = ${id}`;
+            await tx.unsafe(query, [event, id]);
+          }),
+          name,
+        );
+      }
+      await sql`select graphile_worker.complete_jobs(array(select id from graphile_worker.jobs))`;
+      await sql`select webhookpub.wake('1 hour')`;
+      const woken = await sql`select from webhookpub.jobs where webhook_id is not null`;
+      t.equal(woken.count, 3, "the tick finds what waits");
+    },
+  );
+}
+
 void t.test("what ticks do not come to, a worker finds soon", async (t) => {
   const { sql, url } = await testDatabase(t);
   const receiver = await startReceiver(t);
