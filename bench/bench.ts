@@ -9,6 +9,8 @@ import { isolation } from "./isolation.ts";
 import { latency } from "./latency.ts";
 import { live } from "./live.ts";
 import { memory } from "./memory.ts";
+import { order } from "./order.ts";
+import { pace } from "./pace.ts";
 import { publish } from "./publish.ts";
 import { publishIdle } from "./publish_idle.ts";
 import { retention } from "./retention.ts";
@@ -33,6 +35,8 @@ const BENCHES: Record<string, Bench> = {
   views,
   cost,
   live,
+  order,
+  pace,
   disk,
 };
 
