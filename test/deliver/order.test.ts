@@ -259,6 +259,7 @@ void t.test("nobody is overlooked, whoever holds what at that moment", async (t)
   });
   const second = await leaseAll(sql, [id]);
   t.strictSame(events(second), [a2]);
+  let third: typeof second = [];
 
   await t.test("a fan-out passes by an event while its head is being ended", async (t) => {
     const [a3] = await publishKeys(sql, ["a"]);
@@ -271,7 +272,25 @@ void t.test("nobody is overlooked, whoever holds what at that moment", async (t)
     t.equal(row.event_count, 0);
     await recording`commit`;
     await fanOutAll(sql);
-    t.strictSame(events(await leaseAll(sql, [id])), [a3]);
+    third = await leaseAll(sql, [id]);
+    t.strictSame(events(third), [a3]);
+  });
+
+  await t.test("an end waits for nobody who holds what comes next", async (t) => {
+    const [a4] = await publishKeys(sql, ["a"]);
+    await fanOutAll(sql);
+    const holder = session();
+    await holder`begin`;
+    await holder`select from webhookpub.queue where turn_at is not null for update`;
+    const recording = session();
+    await recording`set lock_timeout = '10 s'`;
+    t.strictSame(
+      (await answer(recording, third, 200)).held_ids,
+      third.map(({ lease }) => lease.delivery_id),
+    );
+    await holder`commit`;
+    await answer(recording, third, 200);
+    t.strictSame(events(await leaseAll(sql, [id])), [a4]);
   });
   t.ok(a1);
 });
