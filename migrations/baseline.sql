@@ -202,7 +202,7 @@ comment on trigger webhooks_tell on webhookpub.webhooks is
   'Tells the session that changes it when a webhook goes on, off, or is left alone.';
 
 comment on table webhookpub.webhooks is
-  'A user''s subscriptions. Written by create_webhook and its kin, never by hand.';
+  'What users want to be sent, and where. Written by create_webhook and its kin, never by hand.';
 comment on column webhookpub.webhooks.user_id is 'The tenant: only its events can match.';
 comment on column webhookpub.webhooks.url is 'Where deliveries are POSTed.';
 comment on column webhookpub.webhooks.events is
@@ -333,7 +333,7 @@ comment on column webhookpub.events.last_error is 'Why its last fan-out failed.'
 comment on column webhookpub.events.retry_at is
   'When fan-out tries it again after a failure; null: at once.';
 comment on column webhookpub.events.expires_at is
-  'When maintenance may remove it, unless it is pending.';
+  'When upkeep may remove it, unless it is pending.';
 
 create table webhookpub.envelopes (
   event_id text collate "C" not null,
@@ -351,7 +351,7 @@ comment on table webhookpub.envelopes is
 comment on column webhookpub.envelopes.body is
   'The JSON text that is POSTed and signed, the same for every attempt and replay.';
 comment on table webhookpub.envelopes_default is
-  'A safety net: it stays empty while maintenance runs.';
+  'A safety net: it stays empty while upkeep runs.';
 
 -- Deliveries and attempts ------------------------------------------------------------
 
@@ -521,7 +521,7 @@ comment on column webhookpub.attempts.response_body is 'The first 4 KiB, as text
 comment on column webhookpub.attempts.number is
   'Counts all attempts, in the order of their recording; null for those of before the counter.';
 comment on table webhookpub.attempts_default is
-  'A safety net: it stays empty while maintenance runs.';
+  'A safety net: it stays empty while upkeep runs.';
 
 -- Best effort ------------------------------------------------------------------------
 

@@ -29,10 +29,10 @@ export async function examine(url: string): Promise<Report> {
   if (pooler) return { webhookpub: version, postgres: "behind it", findings: [pooler] };
   const sql = connect(url, { max: 1 });
   try {
-    const asked = Date.now();
+    const begun = Date.now();
     const facts = await serverFacts(sql);
     const findings = [
-      ...checkClock(facts.now.getTime() - (asked + Date.now()) / 2),
+      ...checkClock(facts.now.getTime() - (begun + Date.now()) / 2),
       ...(await checkListen(url, sql)),
       ...(await checkSchema(sql)),
     ];

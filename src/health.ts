@@ -93,12 +93,12 @@ function inTime<T>(answer: Promise<T>): Promise<T> {
   return Promise.race([answer, late]);
 }
 
-/** The same answer for all who ask while it is on its way: nobody can ask too often. */
-function shared<T>(ask: () => Promise<T>): () => Promise<T> {
-  let asking: Promise<T> | undefined;
+/** The same for all who come while it is being found: nobody can come too often. */
+function shared<T>(find: () => Promise<T>): () => Promise<T> {
+  let finding: Promise<T> | undefined;
   return () =>
-    (asking ??= ask().finally(() => {
-      asking = undefined;
+    (finding ??= find().finally(() => {
+      finding = undefined;
     }));
 }
 

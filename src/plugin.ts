@@ -14,7 +14,7 @@ import { startWorker, type Worker } from "./worker.ts";
 
 const started = new WeakMap<object, Promise<Worker | undefined>>();
 /** What a runner says when somebody tells it to stop. */
-const ASKED = ["gracefulShutdown", "forcefulShutdown", "stop"] as const;
+const TOLD = ["gracefulShutdown", "forcefulShutdown", "stop"] as const;
 /** The events of runners that somebody has told to stop. */
 const stopped = new WeakSet<object>();
 
@@ -61,7 +61,7 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
   worker: {
     hooks: {
       init({ events, logger, resolvedPreset }) {
-        for (const asked of ASKED) events.on(asked, () => stopped.add(events));
+        for (const told of TOLD) events.on(told, () => stopped.add(events));
         // What it was given is what it looks up jobs by: now, before its first look.
         events.on("worker:create", (created) => void Object.assign(created.tasks, tasks));
         const stopLooking = endWithParent(logger);
@@ -91,8 +91,8 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
           });
           started.set(workerPool, worker);
           // Also one that is draining already, for its database is lost: it has to end now.
-          for (const asked of ASKED) {
-            events.on(asked, () => void worker.then((it) => it?.drain(true)).catch(() => {}));
+          for (const told of TOLD) {
+            events.on(told, () => void worker.then((it) => it?.drain(true)).catch(() => {}));
           }
         });
       },

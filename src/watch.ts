@@ -14,7 +14,7 @@ const PATIENCE = 12;
 export function watchRunner(events: WorkerEvents, onHung: (what: string) => void): () => void {
   /** Answers that others got since. */
   const waiting = new Map<"jobs" | "the crontab", number>();
-  // It asks for jobs every two seconds while its queue is polling.
+  // It asks for jobs every two seconds while it has none.
   events.on("localQueue:setMode", ({ newMode }) => {
     if (newMode === "POLLING") waiting.set("jobs", 0);
     else waiting.delete("jobs");

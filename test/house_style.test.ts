@@ -8,6 +8,7 @@ import t, { type Test } from "tap";
 import { committedTexts } from "../src/committed.ts";
 import { root } from "../src/config.ts";
 import { testDatabase } from "./support/database.ts";
+import { readPage, tableRows } from "./support/markdown.ts";
 import { type SqlFile, sqlFiles } from "./support/sql_files.ts";
 
 const { sql } = await testDatabase(t);
@@ -325,6 +326,79 @@ void t.test("each file of sql/ is in a migration, and nothing else is", async (t
     t,
     [...names].filter((name) => !existing.has(name)),
     "files whose object is not there",
+  );
+});
+
+/** What people wrote for people: comments, and what the database says. */
+async function prosePlaces(): Promise<Map<string, string>> {
+  const places = new Map<string, string>();
+  for (const { path, text } of files) places.set(`sql/${path}`, proseOfSql(text));
+  places.set("the baseline", proseOfSql(committedTexts()[0] ?? ""));
+  for (const [path, text] of await sources()) {
+    const comments = text.match(/\/\*\*?[^]*?\*\/|(?<=^|\s)\/\/ .*$/gm) ?? [];
+    places.set(path, comments.join("\n"));
+  }
+  return places;
+}
+
+/** Comments, and literals with a blank in them. */
+function proseOfSql(text: string): string {
+  const comments = text.match(/--(?!!).*$/gm) ?? [];
+  const literals = text.replaceAll(/--.*$/gm, "").match(/'(?:[^']|'')* (?:[^']|'')*'/g) ?? [];
+  return [...comments, ...literals].join("\n");
+}
+
+async function sources(): Promise<[string, string][]> {
+  const found: [string, string][] = [];
+  for (const folder of ["src", "tasks"]) {
+    for (const name of await readdir(join(root, folder), { recursive: true })) {
+      if (!name.endsWith(".ts")) continue;
+      found.push([`${folder}/${name}`, await readFile(join(root, folder, name), "utf8")]);
+    }
+  }
+  return found;
+}
+
+/** Words that are something else there: doctor's findings have topics. */
+const OTHERWISE = new Map([["topic", /diagnose|doctor/]]);
+
+void t.test("comments have the words of the glossary", async (t) => {
+  const glossary = await readPage("docs/glossary.md");
+  const words = tableRows(glossary, "word").flatMap(([, , not = ""]) => not.split(", "));
+  const places = await prosePlaces();
+  t.ok(places.size > 100, `${places.size} places`);
+  none(
+    t,
+    [...places].flatMap(([path, prose]) =>
+      words
+        .filter((word) => word !== "" && !OTHERWISE.get(word)?.test(path))
+        .flatMap((word) => prose.match(new RegExp(`\\b${word}(?:e?s)?\\b`, "gi")) ?? [])
+        .map((word) => `${path}: ${word}`),
+    ),
+    "docs/glossary.md has the word",
+  );
+});
+
+void t.test("names in the code have the glossary's words", async (t) => {
+  const rows = tableRows(await readPage("docs/glossary.md"), "in code");
+  t.ok(rows.length > 5);
+  const names =
+    /\b(?:function|const|let) (\w+)|^ {2,4}(?:async )?(\w+)\(|^ {2,4}(?:readonly )?(\w+)\??:/gm;
+  const banned = new RegExp(
+    `^(?:${rows
+      .flatMap(([, , not = ""]) => not.split(", "))
+      .filter((word) => word !== "")
+      .join("|")})(?:$|[A-Z])`,
+  );
+  none(
+    t,
+    (await sources()).flatMap(([path, text]) =>
+      [...text.matchAll(names)]
+        .map(([, a, b, c]) => a ?? b ?? c ?? "")
+        .filter((name) => banned.test(name))
+        .map((name) => `${path}: ${name}`),
+    ),
+    "docs/glossary.md, in the code",
   );
 });
 

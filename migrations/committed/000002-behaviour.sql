@@ -1,5 +1,5 @@
---! Previous: sha1:6179f20a9e25ed7d3eea541cda306ee345658828
---! Hash: sha1:8f74529971caf49b334c6c80722b3d0a21ee5890
+--! Previous: sha1:965ab467e04d2e5bf703e345962ae344b3b1f391
+--! Hash: sha1:6b2f1d669ca64bec404aee18046dc298417c319f
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -361,7 +361,7 @@ comment on function webhookpub.check_webhook (webhookpub.webhooks) is
   'Raises WH005, WH010, WH011 or WH012 when this is no valid webhook.';
 --! EndIncluded 0_webhooks/check_webhook.sql
 --! Included 0_webhooks/create_webhook.sql
--- Subscribes a user to events.
+-- Creates a webhook: what a user wants to be sent, and where.
 --
 -- Called by  applications, psql.
 -- Locks      the user's number of webhooks, until the transaction ends.
@@ -443,7 +443,7 @@ $$;
 comment on function webhookpub.create_webhook
   (text, text, text[], jsonb, text, jsonb, text, integer, interval[], interval,
    boolean, numeric) is
-  'Subscribes a user to events; returns the webhook''s id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';
+  'Creates a webhook of a user; returns its id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';
 --! EndIncluded 0_webhooks/create_webhook.sql
 --! Included 0_webhooks/delete_webhook.sql
 -- Deletes a webhook for good: pending deliveries are cancelled and its secrets erased;
@@ -1635,7 +1635,7 @@ exception
       event_id, ordering_key
     );
   when others then
-    raise warning 'webhook event % of user % is dropped: % (%)',
+    raise warning 'event % of user % is dropped: % (%)',
       event_type, user_id, sqlerrm, sqlstate;
     return null;
 end;
@@ -1688,7 +1688,7 @@ exception when others then
       (event_type, user_id, data, agent_id, conversation_id, labels, message_id,
        dedup_key, event_id, ordering_key, v_sqlstate, v_message);
   exception when others then
-    raise warning 'webhook event % of user % is lost: % (%); not even the failure could be kept: %',
+    raise warning 'event % of user % is dropped: % (%); not even the failure could be kept: %',
       event_type, user_id, v_message, v_sqlstate, sqlerrm;
   end;
   return null;
@@ -2459,7 +2459,7 @@ comment on column webhookpub.deliveries.lost is
 comment on column webhookpub.deliveries.next_attempt_at is
   'When it is due, or, while it is leased, when the lease ends; null unless it is pending, and while it waits for its turn.';
 comment on column webhookpub.deliveries.expires_at is
-  'When maintenance may remove it, unless it is pending.';
+  'When upkeep may remove it, unless it is pending.';
 --! EndIncluded 7_inspect/deliveries.sql
 --! Included 2_fan_out/first_delivery_prefix.sql
 -- Makes what the ids of an event's first deliveries begin with; the first half of the webhook's
@@ -6114,7 +6114,7 @@ begin
      comment on table webhookpub.%3$I is %8$L',
     v_table, v_table || '_default', v_table || to_char(v_first, '_YYYYMMDD') || to_char(v_last, '_YYYYMMDD'),
     v_check, v_first::timestamptz, (v_last + 1)::timestamptz,
-    'A safety net: it stays empty while maintenance runs.',
+    'A safety net: it stays empty while upkeep runs.',
     format('%s of %s to %s.', v_table, to_char(v_first, 'YYYY-MM-DD'), to_char(v_last, 'YYYY-MM-DD'))
   );
   return true;
@@ -6251,7 +6251,7 @@ comment on column webhookpub.event_log.retry_at is
 comment on column webhookpub.event_log.matched_webhook_ids is
   'The webhooks that it matched; explain_event says why not the others.';
 comment on column webhookpub.event_log.expires_at is
-  'When maintenance may remove it, unless it is pending.';
+  'When upkeep may remove it, unless it is pending.';
 --! EndIncluded 7_inspect/event_log.sql
 --! Included 7_inspect/backlog.sql
 -- What waits and how long it has: one row.
@@ -6480,7 +6480,7 @@ comment on column webhookpub.delivery_log.next_attempt_at is
 comment on column webhookpub.delivery_log.replay_id is
   'Null for the first delivery of an event; rpl_… or test_… for a replay or a test.';
 comment on column webhookpub.delivery_log.expires_at is
-  'When maintenance may remove it, unless it is pending.';
+  'When upkeep may remove it, unless it is pending.';
 --! EndIncluded 7_inspect/delivery_log.sql
 --! Included 7_inspect/diagnose.sql
 -- What is wrong, and what to do about it; nothing, when all is well.
@@ -7610,7 +7610,7 @@ as $$
 begin
   if to_regrole('webhookpub_publisher') is null then
     create role webhookpub_publisher nologin;
-    comment on role webhookpub_publisher is 'Publishes webhook events, and does nothing else.';
+    comment on role webhookpub_publisher is 'Publishes events, and does nothing else.';
   end if;
   if to_regrole('webhookpub_worker') is null then
     create role webhookpub_worker nologin;
@@ -7846,7 +7846,7 @@ begin
   perform webhookpub.settle_privileges();
   if not webhookpub.create_roles() then
     raise warning 'webhookpub''s roles are not installed: % may not create roles', current_user
-      using hint = 'All works without them. Who can create them, and how: docs/security.md, in the package webhookpub.';
+      using hint = 'All works without them. How to have them: docs/security.md, in the package webhookpub.';
     return false;
   end if;
   perform webhookpub.grant_functions();
@@ -7974,4 +7974,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'e2b99bdd7aeef26dfaef2fb9f34aefee58162a74b4cabd482046a5f6b409bc8b');
+  ('000002', '768401dcd4c97bfb54f493dcad4c45bc060a9d976c43987e92369cbb2073729d');

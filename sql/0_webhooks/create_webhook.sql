@@ -1,4 +1,4 @@
--- Subscribes a user to events.
+-- Creates a webhook: what a user wants to be sent, and where.
 --
 -- Called by  applications, psql.
 -- Locks      the user's number of webhooks, until the transaction ends.
@@ -80,4 +80,4 @@ $$;
 comment on function webhookpub.create_webhook
   (text, text, text[], jsonb, text, jsonb, text, integer, interval[], interval,
    boolean, numeric) is
-  'Subscribes a user to events; returns the webhook''s id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';
+  'Creates a webhook of a user; returns its id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';

@@ -49,7 +49,7 @@ exception
       event_id, ordering_key
     );
   when others then
-    raise warning 'webhook event % of user % is dropped: % (%)',
+    raise warning 'event % of user % is dropped: % (%)',
       event_type, user_id, sqlerrm, sqlstate;
     return null;
 end;

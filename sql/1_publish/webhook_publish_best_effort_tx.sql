@@ -40,7 +40,7 @@ exception when others then
       (event_type, user_id, data, agent_id, conversation_id, labels, message_id,
        dedup_key, event_id, ordering_key, v_sqlstate, v_message);
   exception when others then
-    raise warning 'webhook event % of user % is lost: % (%); not even the failure could be kept: %',
+    raise warning 'event % of user % is dropped: % (%); not even the failure could be kept: %',
       event_type, user_id, v_message, v_sqlstate, sqlerrm;
   end;
   return null;

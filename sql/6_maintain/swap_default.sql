@@ -49,7 +49,7 @@ begin
      comment on table webhookpub.%3$I is %8$L',
     v_table, v_table || '_default', v_table || to_char(v_first, '_YYYYMMDD') || to_char(v_last, '_YYYYMMDD'),
     v_check, v_first::timestamptz, (v_last + 1)::timestamptz,
-    'A safety net: it stays empty while maintenance runs.',
+    'A safety net: it stays empty while upkeep runs.',
     format('%s of %s to %s.', v_table, to_char(v_first, 'YYYY-MM-DD'), to_char(v_last, 'YYYY-MM-DD'))
   );
   return true;

@@ -46,4 +46,4 @@ comment on column webhookpub.deliveries.lost is
 comment on column webhookpub.deliveries.next_attempt_at is
   'When it is due, or, while it is leased, when the lease ends; null unless it is pending, and while it waits for its turn.';
 comment on column webhookpub.deliveries.expires_at is
-  'When maintenance may remove it, unless it is pending.';
+  'When upkeep may remove it, unless it is pending.';

@@ -58,4 +58,4 @@ comment on column webhookpub.delivery_log.next_attempt_at is
 comment on column webhookpub.delivery_log.replay_id is
   'Null for the first delivery of an event; rpl_… or test_… for a replay or a test.';
 comment on column webhookpub.delivery_log.expires_at is
-  'When maintenance may remove it, unless it is pending.';
+  'When upkeep may remove it, unless it is pending.';

@@ -50,4 +50,4 @@ comment on column webhookpub.event_log.retry_at is
 comment on column webhookpub.event_log.matched_webhook_ids is
   'The webhooks that it matched; explain_event says why not the others.';
 comment on column webhookpub.event_log.expires_at is
-  'When maintenance may remove it, unless it is pending.';
+  'When upkeep may remove it, unless it is pending.';

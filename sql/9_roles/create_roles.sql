@@ -14,7 +14,7 @@ as $$
 begin
   if to_regrole('webhookpub_publisher') is null then
     create role webhookpub_publisher nologin;
-    comment on role webhookpub_publisher is 'Publishes webhook events, and does nothing else.';
+    comment on role webhookpub_publisher is 'Publishes events, and does nothing else.';
   end if;
   if to_regrole('webhookpub_worker') is null then
     create role webhookpub_worker nologin;

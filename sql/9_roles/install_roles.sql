@@ -17,7 +17,7 @@ begin
   perform webhookpub.settle_privileges();
   if not webhookpub.create_roles() then
     raise warning 'webhookpub''s roles are not installed: % may not create roles', current_user
-      using hint = 'All works without them. Who can create them, and how: docs/security.md, in the package webhookpub.';
+      using hint = 'All works without them. How to have them: docs/security.md, in the package webhookpub.';
     return false;
   end if;
   perform webhookpub.grant_functions();

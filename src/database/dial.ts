@@ -186,7 +186,7 @@ async function dialHost(
         keepAlive: target.keepAlive,
         keepAliveInitialDelay: target.keepAliveIdleMs,
       });
-  // Between two listeners an error would end the process.
+  // An error that nobody hears of would end the process.
   socket.on("error", () => {});
   onSocket(socket);
   const timer = setTimeout(

@@ -80,7 +80,7 @@ export function makePool(url: string | undefined, options: PoolOptions): Pool {
       if (current.lost.signal.aborted) replace(current);
       const generation = current;
       try {
-        return await answer(query(generation.sql), {
+        return await waitFor(query(generation.sql), {
           limitMs: statementMs + LATE_MS,
           hurry,
           lost: generation.lost.signal,
@@ -101,7 +101,7 @@ export function makePool(url: string | undefined, options: PoolOptions): Pool {
  *
  * @throws Error when it has waited for too long, or the connection is lost
  */
-async function answer<T>(
+async function waitFor<T>(
   query: Promise<T>,
   { limitMs, hurry, lost }: { limitMs: number; hurry: AbortSignal | undefined; lost: AbortSignal },
 ): Promise<T> {

@@ -60,7 +60,7 @@ interface Course extends Claim {
   /** It waits for its turn. */
   inLine: boolean;
   /** Leases are being asked for. */
-  asking: boolean;
+  leasing: boolean;
   /** Something became due since. */
   again: boolean;
   /** With the last leases there may have been more. */
@@ -102,7 +102,7 @@ export function makeDeliverer(
       if (draining) return;
       for (const webhookId of webhookIds) {
         const course = courses.get(webhookId);
-        if (course) want(course);
+        if (course) lineUp(course);
       }
     },
     hurry,
@@ -146,13 +146,13 @@ export function makeDeliverer(
     return oldest !== undefined && performance.now() - oldest.since > BEHIND_MS;
   };
 
-  const want = (course: Course) => {
-    if (course.asking || isBehind(course)) {
+  const lineUp = (course: Course) => {
+    if (course.leasing || isBehind(course)) {
       course.again = true;
       return;
     }
     course.inLine = true;
-    shares.want(course);
+    shares.lineUp(course);
     schedule();
   };
 
@@ -160,7 +160,7 @@ export function makeDeliverer(
     leasing += 1;
     for (const { claim } of turns) {
       claim.inLine = false;
-      claim.asking = true;
+      claim.leasing = true;
       claim.again = false;
     }
     const { leases, waits } = await lease(turns);
@@ -179,14 +179,14 @@ export function makeDeliverer(
     for (const { claim: course, room } of turns) {
       const own = leases.get(course.webhookId) ?? [];
       const wait = waits.get(course.webhookId);
-      course.asking = false;
+      course.leasing = false;
       course.open += own.length;
       vitals.leased(own.length);
       // None came: is none due, or no room? While some are open, the next answer asks again.
       if (own.length > 0 || course.open === 0) course.more = own.some(({ more }) => more);
       shares.give(course, room - own.length);
-      if (wait && !draining) wantLater(course, wait.wait_ms);
-      else if (!draining && (course.again || (course.more && own.length === room))) want(course);
+      if (wait && !draining) lineUpLater(course, wait.wait_ms);
+      else if (!draining && (course.again || (course.more && own.length === room))) lineUp(course);
       else forget(course);
     }
     schedule();
@@ -196,7 +196,7 @@ export function makeDeliverer(
    * Until then asking would be in vain, whatever is answered meanwhile; unless somebody asks, and
    * hears of an earlier time.
    */
-  const wantLater = (course: Course, ms: number) => {
+  const lineUpLater = (course: Course, ms: number) => {
     course.more = false;
     course.again = false;
     const at = performance.now() + ms;
@@ -206,7 +206,7 @@ export function makeDeliverer(
     const timer = setTimeout(() => {
       endWait(course);
       course.more = true;
-      want(course);
+      lineUp(course);
     }, ms);
     course.later = { at, timer };
   };
@@ -292,7 +292,7 @@ export function makeDeliverer(
         await release({ lease: post.lease, error: outcome.error });
         return close(course);
       }
-      course.answered = outcome.kind === "responded";
+      course.responded = outcome.kind === "responded";
       const now = performance.now();
       const answer = { since: now };
       course.unrecorded.add(answer);
@@ -311,13 +311,13 @@ export function makeDeliverer(
   const close = (course: Course) => {
     course.open -= 1;
     vitals.leased(-1);
-    if ((course.more || course.again) && !draining) want(course);
+    if ((course.more || course.again) && !draining) lineUp(course);
     else forget(course);
   };
 
   /** Ends a course that has come to its end. */
   const forget = (course: Course) => {
-    if (course.open > 0 || course.asking || (course.inLine && !draining)) return;
+    if (course.open > 0 || course.leasing || (course.inLine && !draining)) return;
     courses.delete(course.webhookId);
     if (draining) schedule();
   };
@@ -326,12 +326,12 @@ export function makeDeliverer(
     const course = courses.get(webhookId) ?? {
       webhookId,
       userId,
-      held: 0,
-      answered: false,
+      taken: 0,
+      responded: false,
       open: 0,
       unrecorded: new Set(),
       inLine: false,
-      asking: false,
+      leasing: false,
       again: false,
       more: false,
       later: undefined,
@@ -369,7 +369,7 @@ export function makeDeliverer(
   return {
     async deliver(webhookId, userId) {
       if (draining) return;
-      want(courseOf(webhookId, userId));
+      lineUp(courseOf(webhookId, userId));
       while (shares.free() <= 0 && !draining) await freed.promise;
     },
     room: () => (draining ? 0 : Math.max(0, shares.free() - Math.ceil(maxInFlight / 2))),
@@ -377,7 +377,7 @@ export function makeDeliverer(
       takeLeased(batch);
       if (draining || shares.free() <= 0) return;
       batch.webhook_ids?.forEach((webhookId, i) => {
-        want(courseOf(webhookId, batch.user_ids?.[i] ?? webhookId));
+        lineUp(courseOf(webhookId, batch.user_ids?.[i] ?? webhookId));
       });
     },
     async drain() {

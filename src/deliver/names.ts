@@ -18,25 +18,25 @@ const SYSTEM_MS = 10_000;
 const underWay = new Map<string, Promise<Address[]>>();
 
 /**
- * All addresses of a name, that of IPv4 and IPv6. Who asks for the same name at once gets the
- * same answer; nothing is kept beyond that.
+ * All addresses of a name, that of IPv4 and IPv6. Who looks up the same name at once gets
+ * the same ones; nothing is kept beyond that.
  *
  * @throws Error when it has none, or nobody says so in time
  */
 export function resolve(hostname: string): Promise<Address[]> {
-  const asked = underWay.get(hostname);
-  if (asked) return asked;
-  const asking = ask(hostname).finally(() => underWay.delete(hostname));
-  underWay.set(hostname, asking);
-  return asking;
+  const begun = underWay.get(hostname);
+  if (begun) return begun;
+  const found = lookUp(hostname).finally(() => underWay.delete(hostname));
+  underWay.set(hostname, found);
+  return found;
 }
 
 /**
- * Asks the DNS without the system's resolver, whose four threads a few black-holed names would
+ * Looks it up in the DNS without the system's resolver, whose four threads a few black-holed names would
  * hold, and with them the name of the database. Only for a name that the DNS says it does not
- * know is the system asked (its hosts file, its search domains), for one at a time.
+ * know does the system look it up (its hosts file, its search domains), one at a time.
  */
-async function ask(hostname: string): Promise<Address[]> {
+async function lookUp(hostname: string): Promise<Address[]> {
   const { least, most } = TIMEOUT_MS;
   const timeout = Math.round(least + Math.random() * (most - least));
   const resolver = new Resolver({ timeout, tries: 1 });
@@ -46,30 +46,26 @@ async function ask(hostname: string): Promise<Address[]> {
     resolver.resolve4(hostname).then(of(4)),
     resolver.resolve6(hostname).then(of(6)),
   ] as const;
-  const answers = await settled(questions);
-  const addresses = answers.flatMap((answer) =>
-    answer?.status === "fulfilled" ? answer.value : [],
-  );
+  const all = await settled(questions);
+  const addresses = all.flatMap((found) => (found?.status === "fulfilled" ? found.value : []));
   if (addresses.length > 0) return addresses;
-  const codes = answers.map((answer) =>
-    answer?.status === "rejected" ? codeOf(answer.reason) : "",
-  );
+  const codes = all.map((found) => (found?.status === "rejected" ? codeOf(found.reason) : ""));
   if (codes.includes("ETIMEOUT")) throw new Error(`DNS lookup of ${hostname} timed out`);
   if (codes.includes("ESERVFAIL")) throw new Error(`DNS lookup of ${hostname} failed: SERVFAIL`);
-  return await askSystem(hostname);
+  return await lookUpBySystem(hostname);
 }
 
-type Answer = PromiseSettledResult<Address[]>;
+type Found = PromiseSettledResult<Address[]>;
 
-/** Both answers; once one has brought addresses, the other only if it comes soon. */
+/** What both found; once one has brought addresses, the other only if it comes soon. */
 async function settled(
   questions: readonly [Promise<Address[]>, Promise<Address[]>],
-): Promise<(Answer | undefined)[]> {
-  const answers: (Answer | undefined)[] = [undefined, undefined];
+): Promise<(Found | undefined)[]> {
+  const found: (Found | undefined)[] = [undefined, undefined];
   const all = questions.map((question, i) =>
     question.then(
-      (value) => (answers[i] = { status: "fulfilled", value }),
-      (reason: unknown) => (answers[i] = { status: "rejected", reason }),
+      (value) => (found[i] = { status: "fulfilled", value }),
+      (reason: unknown) => (found[i] = { status: "rejected", reason }),
     ),
   );
   const first = Promise.any(questions.map(nonEmpty));
@@ -82,39 +78,39 @@ async function settled(
     () => Promise.all(all),
   );
   await Promise.race([Promise.all(all), enough]);
-  return answers;
+  return found;
 }
 
 async function nonEmpty(question: Promise<Address[]>): Promise<void> {
   if ((await question).length === 0) throw new Error("no address");
 }
 
-/** What the system did not know either is not asked for again so soon. */
+/** What the system did not know either is not looked up again so soon. */
 const UNKNOWN_MS = 60_000;
 const UNKNOWN_NAMES = 1000;
 const unknown = new Map<string, { readonly since: number; readonly error: Error }>();
 let line: Promise<unknown> = Promise.resolve();
 
-/** Asks the system's resolver, when it has answered all who asked before. */
-async function askSystem(hostname: string): Promise<Address[]> {
+/** By the system's resolver, behind all who came before. */
+async function lookUpBySystem(hostname: string): Promise<Address[]> {
   const known = unknown.get(hostname);
   if (known && performance.now() - known.since < UNKNOWN_MS) throw known.error;
   const since = performance.now();
   const late = new Error(`DNS lookup of ${hostname} timed out`);
   let begun = false;
-  const answer = line.then(async () => {
-    // Whoever asked so long ago has given up.
+  const found = line.then(async () => {
+    // Whoever came so long ago has given up.
     if (performance.now() - since > SYSTEM_MS) throw late;
     begun = true;
     return (await systemLookup(hostname, { all: true })) as Address[];
   });
-  line = answer.catch(() => {});
+  line = found.catch(() => {});
   const limit = sleep(SYSTEM_MS, undefined, { ref: false }).then((): never => {
     throw late;
   });
   limit.catch(() => {}); // it may come too late to matter
   try {
-    return await Promise.race([answer, limit]);
+    return await Promise.race([found, limit]);
   } catch (error) {
     if (begun) {
       if (unknown.size >= UNKNOWN_NAMES) unknown.clear();

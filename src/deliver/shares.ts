@@ -2,9 +2,9 @@
 export interface Claim {
   readonly userId: string;
   /** Requests under way, and those that it may begin. */
-  held: number;
-  /** Its last request was answered. */
-  answered: boolean;
+  taken: number;
+  /** Its receiver responded to its last request. */
+  responded: boolean;
 }
 
 /** A claim whose turn it is, and how many requests it may begin. */
@@ -18,8 +18,8 @@ export interface Shares<C extends Claim> {
   /** How many more may be under way. */
   free(): number;
   /** Puts a claim in line, once. */
-  want(claim: C): void;
-  /** Those whose turn it is, at most `limit`; they hold their room from now on. */
+  lineUp(claim: C): void;
+  /** Those whose turn it is, at most `limit`; they have taken their room. */
   next(limit: number): Turn<C>[];
   /** Takes room for what has been begun already, out of turn. */
   take(claim: C, count: number): void;
@@ -27,15 +27,15 @@ export interface Shares<C extends Claim> {
   give(claim: C, count: number): void;
 }
 
-/** A turn of one that answers is worth this many requests: many small ones would cost more. */
+/** A turn of one that responds is worth this many requests: many small ones would cost more. */
 const TURN = 10;
 
 /**
  * Makes shares that those who hang do not use up:
  *
- * - A user may hold as many requests as are then free, and a webhook as many as are then left
+ * - A user may take as many requests as are then free, and a webhook as many as are then left
  *   to its user: alone, half of the capacity and half of that.
- * - Once half of what a user could have is gone, a webhook that has not answered yet holds
+ * - Once half of what a user could have is gone, a webhook that has not responded yet takes
  *   one request at a time.
  *
  * Users take turns, and so do the webhooks of each.
@@ -43,34 +43,34 @@ const TURN = 10;
 export function makeShares<C extends Claim>(capacity: number): Shares<C> {
   let free = capacity;
   let inLine = 0;
-  const heldBy = new Map<string, number>();
+  const takenBy = new Map<string, number>();
   /** In the order of their turns. */
   const waiting = new Map<string, Set<C>>();
 
-  const hold = (claim: C, count: number) => {
-    const held = (heldBy.get(claim.userId) ?? 0) + count;
-    if (held === 0) heldBy.delete(claim.userId);
-    else heldBy.set(claim.userId, held);
-    claim.held += count;
+  const take = (claim: C, count: number) => {
+    const taken = (takenBy.get(claim.userId) ?? 0) + count;
+    if (taken === 0) takenBy.delete(claim.userId);
+    else takenBy.set(claim.userId, taken);
+    claim.taken += count;
     free -= count;
   };
 
   const roomOf = (claim: C, left: number, fair: number): number => {
-    const room = Math.ceil((left - claim.held) / 2);
-    if (claim.answered) return Math.min(room, Math.max(TURN, fair));
-    if (left * 4 <= capacity) return Math.min(room, 1 - claim.held);
+    const room = Math.ceil((left - claim.taken) / 2);
+    if (claim.responded) return Math.min(room, Math.max(TURN, fair));
+    if (left * 4 <= capacity) return Math.min(room, 1 - claim.taken);
     return Math.min(room, Math.max(1, fair));
   };
 
   const turnOf = (userId: string, claims: Set<C>, fair: number): Turn<C> | undefined => {
-    const left = Math.ceil((free - (heldBy.get(userId) ?? 0)) / 2);
+    const left = Math.ceil((free - (takenBy.get(userId) ?? 0)) / 2);
     if (left <= 0) return undefined;
     for (const claim of claims) {
       const room = roomOf(claim, left, fair);
       if (room <= 0) continue;
       claims.delete(claim);
       inLine -= 1;
-      hold(claim, room);
+      take(claim, room);
       return { claim, room };
     }
     return undefined;
@@ -79,7 +79,7 @@ export function makeShares<C extends Claim>(capacity: number): Shares<C> {
   return {
     free: () => free,
 
-    want(claim) {
+    lineUp(claim) {
       const claims = waiting.get(claim.userId) ?? new Set();
       waiting.set(claim.userId, claims);
       inLine -= claims.size;
@@ -103,7 +103,7 @@ export function makeShares<C extends Claim>(capacity: number): Shares<C> {
       return turns;
     },
 
-    take: hold,
-    give: (claim, count) => hold(claim, -count),
+    take,
+    give: (claim, count) => take(claim, -count),
   };
 }

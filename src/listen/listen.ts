@@ -18,7 +18,7 @@ export async function listenForWebhooks(
   options: Options,
 ): Promise<{ url: string; close(): Promise<void> }> {
   const server = createServer((request, response) => {
-    void answer(request, options).then(
+    void respond(request, options).then(
       (status) => response.writeHead(status).end(),
       () => response.destroy(),
     );
@@ -38,7 +38,7 @@ export async function listenForWebhooks(
 }
 
 /** Shows a request; resolves to the status of its answer. */
-async function answer(request: IncomingMessage, options: Options): Promise<number> {
+async function respond(request: IncomingMessage, options: Options): Promise<number> {
   const chunks: Buffer[] = [];
   for await (const chunk of request) chunks.push(chunk as Buffer);
   const body = Buffer.concat(chunks).toString("utf8");

@@ -8,19 +8,19 @@ interface Webhook extends Claim {
 const webhook = (userId: string, name = userId): Webhook => ({
   userId,
   name,
-  held: 0,
-  answered: false,
+  taken: 0,
+  responded: false,
 });
 
 /** Everybody takes what they get, until nobody gets anything. */
 function takeAll(shares: Shares<Webhook>, webhooks: readonly Webhook[]): void {
   for (let more = true; more;) {
-    for (const one of webhooks) shares.want(one);
+    for (const one of webhooks) shares.lineUp(one);
     more = shares.next(1_000_000).length > 0;
   }
 }
 
-const total = (webhooks: readonly Webhook[]) => webhooks.reduce((sum, { held }) => sum + held, 0);
+const total = (webhooks: readonly Webhook[]) => webhooks.reduce((sum, { taken }) => sum + taken, 0);
 
 void t.test("who hangs leaves room for whoever comes next", async (t) => {
   for (const { users, each } of [
@@ -34,22 +34,22 @@ void t.test("who hangs leaves room for whoever comes next", async (t) => {
     const shares = makeShares<Webhook>(1000);
     const hanging = Array.from({ length: users * each }, (_, i) => webhook(`user_${i % users}`));
     takeAll(shares, hanging);
-    t.equal(shares.free(), 1000 - total(hanging), "what is held and what is free is all");
+    t.equal(shares.free(), 1000 - total(hanging), "what is taken and what is free is all");
     const newcomer = webhook("newcomer");
-    shares.want(newcomer);
+    shares.lineUp(newcomer);
     t.equal(shares.next(10).length, 1, `beside ${users} × ${each}`);
-    t.ok(newcomer.held >= 1);
+    t.ok(newcomer.taken >= 1);
   }
 });
 
 void t.test("a user gets half of what there is, a webhook a quarter", async (t) => {
   const shares = makeShares<Webhook>(1000);
-  const webhooks = Array.from({ length: 300 }, () => ({ ...webhook("user_1"), answered: true }));
+  const webhooks = Array.from({ length: 300 }, () => ({ ...webhook("user_1"), responded: true }));
   takeAll(shares, webhooks);
   t.equal(total(webhooks), 500);
   const alone = webhook("user_1");
   takeAll(makeShares<Webhook>(1000), [alone]);
-  t.equal(alone.held, 250);
+  t.equal(alone.taken, 250);
 });
 
 void t.test("the webhooks of a user that hang leave it room for another", async (t) => {
@@ -57,17 +57,17 @@ void t.test("the webhooks of a user that hang leave it room for another", async 
   const hanging = Array.from({ length: 100 }, () => webhook("user_1"));
   takeAll(shares, hanging);
   const other = webhook("user_1");
-  shares.want(other);
+  shares.lineUp(other);
   t.equal(shares.next(1000).length, 1);
 });
 
-void t.test("a webhook that answers is not held up by others that do not", async (t) => {
+void t.test("a webhook that answers is not taken up by others that do not", async (t) => {
   const shares = makeShares<Webhook>(1000);
   const hanging = Array.from({ length: 500 }, (_, i) => webhook(`user_${i}`));
   takeAll(shares, hanging);
   t.equal(total(hanging), 500, "one each, once half is gone");
-  const answering = { ...webhook("other"), answered: true };
-  shares.want(answering);
+  const answering = { ...webhook("other"), responded: true };
+  shares.lineUp(answering);
   t.match(shares.next(1), [{ room: 10 }]);
 });
 
@@ -75,7 +75,7 @@ void t.test("even the smallest process works", async (t) => {
   for (const capacity of [1, 2, 3]) {
     const shares = makeShares<Webhook>(capacity);
     const one = webhook("user_1");
-    shares.want(one);
+    shares.lineUp(one);
     t.match(shares.next(10), [{ room: 1 }], `${capacity} at once`);
     shares.give(one, 1);
     t.equal(shares.free(), capacity);
@@ -84,9 +84,9 @@ void t.test("even the smallest process works", async (t) => {
 
 void t.test("users take turns, and so do their webhooks", async (t) => {
   const shares = makeShares<Webhook>(1000);
-  for (let i = 0; i < 1000; i += 1) shares.want(webhook("many", `many ${i}`));
-  shares.want(webhook("few", "few 0"));
-  shares.want(webhook("few", "few 1"));
+  for (let i = 0; i < 1000; i += 1) shares.lineUp(webhook("many", `many ${i}`));
+  shares.lineUp(webhook("few", "few 0"));
+  shares.lineUp(webhook("few", "few 1"));
   const turns = shares.next(6).map(({ claim }) => claim.name);
   t.strictSame(turns, ["many 0", "few 0", "many 1", "few 1", "many 2", "many 3"]);
 });
@@ -94,9 +94,9 @@ void t.test("users take turns, and so do their webhooks", async (t) => {
 void t.test("one that waits already keeps its place", async (t) => {
   const shares = makeShares<Webhook>(1000);
   const [first, second] = [webhook("user_1", "first"), webhook("user_1", "second")];
-  shares.want(first);
-  shares.want(second);
-  shares.want(first);
+  shares.lineUp(first);
+  shares.lineUp(second);
+  shares.lineUp(first);
   t.strictSame(
     shares.next(10).map(({ claim }) => claim.name),
     ["first", "second"],
@@ -110,7 +110,7 @@ void t.test("what is given back is free again, to the last one", async (t) => {
   for (let round = 0; round < 20; round += 1) {
     takeAll(shares, webhooks);
     t.ok(total(webhooks) <= 100);
-    for (const one of webhooks) shares.give(one, one.held);
+    for (const one of webhooks) shares.give(one, one.taken);
     t.equal(shares.free(), 100);
   }
 });
