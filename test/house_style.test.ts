@@ -278,6 +278,30 @@ const LONG_BODIES: Readonly<Record<string, number>> = {
   webhook_publish_tx: 77, // each call of another function is dear
 };
 
+void t.test("no number is shown as a float, which is printed as each session likes", async (t) => {
+  const shown = await sql<{ name: string }[]>`
+    select c.relname || '.' || a.attname as name
+    from pg_class as c
+    join pg_attribute as a on a.attrelid = c.oid
+    where c.relnamespace = 'webhookpub'::regnamespace and c.relkind in ('r', 'p', 'v')
+      and a.atttypid in ('float4'::regtype, 'float8'::regtype)
+    union all
+    select p.proname
+    from pg_proc as p
+    where p.pronamespace = 'webhookpub'::regnamespace
+      and array['float4'::regtype, 'float8'::regtype]::oid[]
+        && (coalesce(p.proallargtypes[p.pronargs + 1 :], '{}') || p.prorettype)
+      and exists (
+        select from unnest(array['publisher', 'worker', 'operator', 'readonly', 'tenant']) as r
+        where has_function_privilege('webhookpub_' || r, p.oid, 'execute')
+      )`;
+  none(
+    t,
+    shown.map(({ name }) => name),
+    "numeric",
+  );
+});
+
 void t.test("a body has about 40 lines", (t) => {
   const lengths = files.map(({ name, code }) => {
     const body =

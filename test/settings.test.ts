@@ -238,7 +238,7 @@ async function useAll(application: postgres.Sql, sql: Sql, receiver: Receiver) {
     "select event_type, status, deliveries, attempts from webhookpub.event_log order by 1, 2",
   );
   const metrics = await call(
-    "select name, value::numeric::text as value from webhookpub.metrics where name not like '%\\_seconds' order by name",
+    "select name, value::text as value from webhookpub.metrics where name not like '%\\_seconds' order by name",
   );
   const [health] = await call(
     "select count(*), sum(recent_attempts), min(success_rate)::text from webhookpub.webhook_health",

@@ -1,5 +1,5 @@
 --! Previous: sha1:965ab467e04d2e5bf703e345962ae344b3b1f391
---! Hash: sha1:6b2f1d669ca64bec404aee18046dc298417c319f
+--! Hash: sha1:84de2e5b094e584cff92e65f327b06b6c20faaad
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -6589,7 +6589,7 @@ as $$
       and j.last_error is not null
   ) as j
   cross join (
-    select m.value * interval '1 second' as ahead
+    select make_interval(secs => m.value::float8) as ahead
     from webhookpub.metrics as m
     where m.name = 'partitions_ahead_seconds'
   ) as p
@@ -6786,7 +6786,7 @@ as
   ) as p
   cross join lateral (
     values
-      ('publisher_lag_seconds', '{}'::jsonb, coalesce(extract(epoch from b.oldest_event), 0)::float8),
+      ('publisher_lag_seconds', '{}'::jsonb, coalesce(extract(epoch from b.oldest_event), 0)),
       ('events_pending', '{}', b.events_pending),
       ('events_failing', '{}', b.events_failing),
       ('delivery_lag_seconds', '{}', coalesce(extract(epoch from b.oldest_due), 0)),
@@ -6878,7 +6878,7 @@ create or replace function webhookpub.read_metrics ()
   returns table (
     name text,
     labels jsonb,
-    value double precision
+    value numeric
   )
   language sql
   stable
@@ -7974,4 +7974,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '768401dcd4c97bfb54f493dcad4c45bc060a9d976c43987e92369cbb2073729d');
+  ('000002', '64431a77ed093a53aa439755a2db30bb69dac87fb94a7fed97f9640ca03e4828');

@@ -19,7 +19,7 @@ as $$
       and j.last_error is not null
   ) as j
   cross join (
-    select m.value * interval '1 second' as ahead
+    select make_interval(secs => m.value::float8) as ahead
     from webhookpub.metrics as m
     where m.name = 'partitions_ahead_seconds'
   ) as p

@@ -37,7 +37,7 @@ as
   ) as p
   cross join lateral (
     values
-      ('publisher_lag_seconds', '{}'::jsonb, coalesce(extract(epoch from b.oldest_event), 0)::float8),
+      ('publisher_lag_seconds', '{}'::jsonb, coalesce(extract(epoch from b.oldest_event), 0)),
       ('events_pending', '{}', b.events_pending),
       ('events_failing', '{}', b.events_failing),
       ('delivery_lag_seconds', '{}', coalesce(extract(epoch from b.oldest_due), 0)),

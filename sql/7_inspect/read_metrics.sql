@@ -6,7 +6,7 @@ create or replace function webhookpub.read_metrics ()
   returns table (
     name text,
     labels jsonb,
-    value double precision
+    value numeric
   )
   language sql
   stable

@@ -272,7 +272,8 @@ export interface Metric {
 
 /** The numbers for monitoring. */
 export async function readMetrics(sql: Sql): Promise<Metric[]> {
-  return await sql<Metric[]>`select name, labels, value from webhookpub.read_metrics()`;
+  return await sql<Metric[]>`
+    select name, labels, value::float8 as value from webhookpub.read_metrics()`;
 }
 
 /** Something that is wrong, and what to do about it. */

@@ -30,7 +30,7 @@ async function attemptAll(
 /** The metrics, by name and labels. */
 async function metrics({ sql }: TestDatabase): Promise<Record<string, number>> {
   const rows = await sql<{ name: string; value: number }[]>`
-    select concat(m.name, nullif(m.labels::text, '{}')) as name, m.value
+    select concat(m.name, nullif(m.labels::text, '{}')) as name, m.value::float8
     from webhookpub.metrics as m`;
   return Object.fromEntries(rows.map(({ name, value }) => [name, value]));
 }

@@ -57,7 +57,7 @@ for (const [name, start] of Object.entries(EXPORTERS)) {
     const database = await testDatabase(t);
     await makeScene(database);
     const rows = await database.sql<{ name: string; value: number }[]>`
-      select 'webhookpub_' || name as name, value from webhookpub.metrics`;
+      select 'webhookpub_' || name as name, value::float8 from webhookpub.metrics`;
     t.strictSame(
       rows.filter(({ value }) => value === 0),
       [],
