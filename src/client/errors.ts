@@ -28,7 +28,7 @@ export class HeaderNotAllowedError extends WebhookpubError {}
 export class NotFoundError extends WebhookpubError {}
 /** WH021: the webhook is deleted or disabled. */
 export class WebhookOffError extends WebhookpubError {}
-/** WH022: this can not be replayed. */
+/** WH022: this can not be replayed, or skipped. */
 export class NotReplayableError extends WebhookpubError {}
 /** WH030: the schema is missing or of another version. */
 export class NotInstalledError extends WebhookpubError {}
