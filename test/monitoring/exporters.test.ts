@@ -33,7 +33,10 @@ async function makeScene({ sql }: TestDatabase): Promise<void> {
   await sql`
     update webhookpub.events
     set created_at = created_at - interval '1 minute',
-      retry_at = case when id = (select min(e.id) from webhookpub.events as e where e.status = 'pending') then now() end
+      (last_error, retry_at) = (
+        select 'no', now()
+        where events.id = (select min(e.id) from webhookpub.events as e where e.status = 'pending')
+      )
     where status = 'pending'`;
   await sql`select webhook_publish_best_effort_tx('order.shipped', 'user_1', '{}')`;
   await sql`
