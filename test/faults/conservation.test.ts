@@ -13,6 +13,7 @@ const world = await makeWorld(t, await testDatabase(t));
 await world.webhook("fine");
 await world.webhook("fails_once", { events: "{email.sent}", retrySchedule: "{100 ms}" });
 await world.webhook("fails", { events: "{email.approved}", retrySchedule: "{100 ms}" });
+await world.webhook("in_order", { ordered: true });
 await world.webhook("told", { events: "{webhook.*}" });
 await world.webhook("another_user", { userId: "user_2", events: "{*}" });
 await world.receivers.behave({
@@ -30,12 +31,12 @@ void t.test("it finds nothing in a run without faults", async (t) => {
   const figures = await conserved(t, world, { allowed: 0 });
   t.match(figures, {
     events: 12 + 1 + 4,
-    deliveries: 12 + 4 + 4 + 4 + 1,
-    delivered: 12 + 4 + 4 + 1,
+    deliveries: 12 + 12 + 4 + 4 + 4 + 1,
+    delivered: 12 + 12 + 4 + 4 + 1,
     failed: 4,
     cancelled: 0,
     pending: 0,
-    requests: 12 + 8 + 8 + 4 + 1,
+    requests: 12 + 12 + 8 + 8 + 4 + 1,
   });
 });
 
@@ -51,6 +52,10 @@ const deliveryOf = (draft: Draft<Facts>, webhook: string) => {
 };
 
 const CHANGES: Record<string, { change: (draft: Draft<Facts>) => unknown; says: RegExp }> = {
+  "an order that is another": {
+    change: (draft) => draft.requests.reverse(),
+    says: /came late/,
+  },
   "an event that is gone": {
     change: (draft) => draft.events.shift(),
     says: /is lost/,

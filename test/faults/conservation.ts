@@ -24,6 +24,8 @@ export interface Subscription {
   readonly secrets: readonly string[];
   /** It was disabled for a time: then what it got is the fan-out's decision alone. */
   readonly interrupted?: boolean;
+  /** What has one ordering key is to arrive in order. */
+  readonly ordered?: boolean;
 }
 
 /** Rows of webhookpub's tables. */
@@ -35,6 +37,9 @@ export interface Tables {
     readonly status: string;
     readonly matched_webhook_ids: readonly string[] | null;
     readonly envelope: string | null;
+    readonly ordering_key: string | null;
+    /** Sorts by time. */
+    readonly created_at: string;
   }[];
   readonly deliveries: readonly {
     readonly id: string;
@@ -93,6 +98,7 @@ export function judge(facts: Facts, allowed: number): Verdict {
     ...matchProblems(facts),
     ...requestProblems(facts),
     ...outcomeProblems(facts),
+    ...orderProblems(facts),
   ];
   if (figures.duplicates > allowed) {
     problems.push(`${figures.duplicates} duplicates, where ${allowed} may be`);
@@ -250,6 +256,28 @@ function* outcomeProblems({ requests, deliveries, attempts }: Facts): Generator<
     if (status === "pending" && recorded.has(id)) {
       yield `delivery ${id} is pending, though an attempt was recorded as accepted`;
     }
+  }
+}
+
+/** An ordered webhook's receiver accepts what has one ordering key in the order of its events. */
+function* orderProblems({ requests, deliveries, events, webhooks }: Facts): Generator<string> {
+  const ordered = new Set(webhooks.filter((one) => one.ordered === true).map(({ id }) => id));
+  const eventOf = new Map(events.map((event) => [event.id, event]));
+  const deliveryOf = new Map(deliveries.map((delivery) => [delivery.id, delivery]));
+  const accepted = new Set<string>();
+  const last = new Map<string, string>();
+  for (const { headers, answered } of requests) {
+    const id = headers["webhook-delivery-id"] ?? "";
+    const delivery = deliveryOf.get(id);
+    if (delivery?.status !== "delivered" || delivery.replay_id !== null) continue;
+    if (answered === undefined || !isSuccess(answered) || accepted.has(id)) continue;
+    accepted.add(id);
+    const event = eventOf.get(delivery.event_id);
+    const key = event?.ordering_key ?? undefined;
+    if (!ordered.has(delivery.webhook_id) || event === undefined || key === undefined) continue;
+    const line = `${key} for ${delivery.webhook_id}`;
+    if (event.created_at < (last.get(line) ?? "")) yield `${event.id} came late: ${line}`;
+    last.set(line, event.created_at);
   }
 }
 

@@ -55,6 +55,11 @@ async function soak(): Promise<boolean> {
   const ofUser = (userId: string) => ({ ...shared, userId });
   await world.webhook("fine", ofUser("user_1"));
   await world.webhook("fails_once", ofUser("user_1"));
+  await world.webhook("in_order", {
+    ...ofUser("user_1"),
+    ordered: true,
+    retrySchedule: "{50 ms,1 s,2 s,2 s}",
+  });
   await world.webhook("told", { ...ofUser("user_1"), events: "{webhook.*}" });
   await world.webhook("slow", { ...ofUser("user_2"), events: "{email.sent}" });
   await world.webhook("hangs", { ...ofUser("user_2"), events: "{email.approved}", maxInFlight: 3 });
@@ -68,11 +73,12 @@ async function soak(): Promise<boolean> {
   const deleted = await world.webhook("deleted", { ...interrupted, events: "{email.sent}" });
   await receivers.behave({
     fails_once: { answers: [500, 200] },
+    in_order: { answers: [500, 200] },
     slow: { answers: [200], delayMs: 300 },
     hangs: "hold",
     fails: { answers: [500] },
   });
-  const mostInFlight = 10 * shared.maxInFlight + 3;
+  const mostInFlight = 11 * shared.maxInFlight + 3;
 
   const start = () => supervise(scope, () => startWorkerProcess(scope, world.url));
   const workers = [await start(), await start(), await start()];

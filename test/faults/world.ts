@@ -58,9 +58,15 @@ const APPLICATION = `
   as $$
   begin
     insert into application.published (event_id, user_id, type, data)
-    select webhook_publish_tx(e.type, p_user_id, e.data), p_user_id, e.type, e.data
+    -- A key is one session's: what it publishes is in order.
+    select
+      webhook_publish_tx(
+        e.type, p_user_id, e.data, ordering_key => pg_backend_pid() || '_' || nullif(e.n % 4, 0)
+      ),
+      p_user_id, e.type, e.data
     from (
       select
+        g.n,
         (array['email.received', 'email.sent', 'email.approved'])[1 + g.n % 3] as type,
         jsonb_build_object(
           'n', g.n, 'text', 'Grüße, "' || chr(128512) || '"', 'pad', repeat('x', 40 * g.n % 900)
@@ -132,6 +138,7 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
         events: events.slice(1, -1).split(","),
         secrets: [secret],
         interrupted,
+        ordered: options.ordered ?? false,
       };
       webhooks.push(webhook);
       return webhook;
@@ -197,7 +204,9 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
       const [published, events, deliveries, attempts] = await Promise.all([
         sql<Published[]>`select * from application.published`,
         sql<Tables["events"][number][]>`
-          select e.id, e.user_id, e.type, e.status, e.matched_webhook_ids, n.envelope
+          select
+            e.id, e.user_id, e.type, e.status, e.matched_webhook_ids, n.envelope, e.ordering_key,
+            to_char(e.created_at, 'YYYYMMDDHH24MISSUS') as created_at
           from webhookpub.events as e
           left join webhookpub.envelopes_by_event as n on n.event_id = e.id`,
         sql<Tables["deliveries"][number][]>`
