@@ -1,5 +1,5 @@
 --! Previous: sha1:965ab467e04d2e5bf703e345962ae344b3b1f391
---! Hash: sha1:84de2e5b094e584cff92e65f327b06b6c20faaad
+--! Hash: sha1:8c2d9ef149915bb0c524f7875de81179eb834d53
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -443,7 +443,7 @@ $$;
 comment on function webhookpub.create_webhook
   (text, text, text[], jsonb, text, jsonb, text, integer, interval[], interval,
    boolean, numeric) is
-  'Creates a webhook of a user; returns its id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';
+  'Creates a webhook of a user, with p_ordered in the order of each ordering key, with p_max_per_second at a pace; returns its id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';
 --! EndIncluded 0_webhooks/create_webhook.sql
 --! Included 0_webhooks/delete_webhook.sql
 -- Deletes a webhook for good: pending deliveries are cancelled and its secrets erased;
@@ -1395,7 +1395,7 @@ end;
 $$;
 
 comment on function webhookpub.publish_row () is
-  'Trigger function: publishes a changed row. Arguments: event type, column of the user''s id, and if wanted column of the row''s id, and columns for the payload (else all). Raises WH007.';
+  'Trigger function: publishes a changed row. Arguments: event type, column of the user''s id, and if wanted column of the row''s id, which is the ordering key, and columns for the payload (else all). Raises WH007.';
 --! EndIncluded 1_publish/publish_row.sql
 --! Included 1_publish/random_event_id.sql
 -- Makes the id of an event that nothing identifies.
@@ -1643,7 +1643,7 @@ $$;
 
 comment on function public.webhook_publish
   (text, text, jsonb, text, text, text[], text, text, text, text) is
-  'Matches and queues the deliveries at once. Never raises: an error is a WARNING and the event is dropped.';
+  'Matches and queues the deliveries at once; what has an ordering key the fan-out does, in order. Never raises: an error is a WARNING and the event is dropped.';
 --! EndIncluded 1_publish/webhook_publish.sql
 --! Included 1_publish/webhook_publish_best_effort_tx.sql
 -- Publishes an event in the caller's transaction, but never stands in its way.
@@ -2410,6 +2410,57 @@ return p_now + greatest(
 comment on function webhookpub.next_attempt_at (interval[], integer, interval, timestamptz) is
   'When a delivery is due again after its nth failed attempt.';
 --! EndIncluded 5_retry/next_attempt_at.sql
+--! Included 8_steer/skip.sql
+-- Cancels a pending delivery, so that the next with its ordering key may go.
+--
+-- Called by  psql, applications.
+-- Locks      the delivery, waiting for what is being recorded or leased.
+-- Raises     WH020, WH022.
+--
+-- If its request is under way, it still arrives, and its attempt is kept; it changes nothing more.
+
+create or replace function webhookpub.skip (
+  p_delivery_id text
+)
+  returns void
+  language plpgsql
+  volatile
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_webhook_id text;
+  v_status text;
+begin
+  select q.webhook_id into v_webhook_id
+  from webhookpub.queue as q
+  where q.delivery_id = p_delivery_id
+  for update;
+  if not found then
+    select h.status into v_status
+    from webhookpub.delivery_history as h
+    where h.id = p_delivery_id;
+    if not found then
+      raise exception using
+        errcode = 'WH020',
+        message = format(
+          'no such delivery: %s', coalesce(quote_literal(left(p_delivery_id, 100)), 'null')
+        ),
+        hint = 'List them with: select id, webhook_id, status from webhookpub.deliveries;';
+    end if;
+    raise exception using
+      errcode = 'WH022',
+      message = format('delivery %L has ended: it is %s', p_delivery_id, v_status),
+      hint = 'Only a pending delivery can be skipped.';
+  end if;
+  perform webhookpub.end_deliveries(array[p_delivery_id], 'cancelled');
+  perform webhookpub.add_deliver_jobs(array[v_webhook_id]);
+end;
+$$;
+
+comment on function webhookpub.skip (text) is
+  'Cancels a pending delivery; if it holds up others with its ordering key, the next goes. Raises WH020, WH022.';
+--! EndIncluded 8_steer/skip.sql
 --! Included 7_inspect/deliveries.sql
 -- Every delivery: one event on its way to one webhook.
 --
@@ -2449,7 +2500,7 @@ comment on column webhookpub.deliveries.event_created_at is
 comment on column webhookpub.deliveries.replay_id is
   'Null for the first delivery; rpl_… names the call that replayed it, test_… a test.';
 comment on column webhookpub.deliveries.status is
-  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
+  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted, or skip).';
 comment on column webhookpub.deliveries.leased is
   'A worker has it until next_attempt_at; then it is due again.';
 comment on column webhookpub.deliveries.attempts is
@@ -6385,7 +6436,7 @@ comment on column webhookpub.backlog.events_failing is
 comment on column webhookpub.backlog.deliveries_pending is
   'Deliveries that have not ended; above 10,000 an estimate, from the last vacuum or analyze.';
 comment on column webhookpub.backlog.deliveries_due is
-  'Those that could be sent now: their webhooks are enabled, and their circuits closed.';
+  'Those that are due, of enabled webhooks whose circuits are closed; they wait for a worker, for room, or for their pace.';
 comment on column webhookpub.backlog.oldest_due is
   'How long the first of them has been due; more than a few seconds: no worker runs, or its webhook is slow.';
 comment on column webhookpub.backlog.deliveries_in_flight is
@@ -6469,7 +6520,7 @@ comment on view webhookpub.delivery_log is
   'Every delivery and how it stands, newest first. Say which event, webhook or user, or add a limit; sorting it anew reads all of it.';
 comment on column webhookpub.delivery_log.url is 'Where it goes, as the webhook has it now.';
 comment on column webhookpub.delivery_log.status is
-  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
+  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted, or skip).';
 comment on column webhookpub.delivery_log.waits_for is
   'What a pending one waits for: an answer to its request, its turn, its next attempt (next_attempt_at), an enabled webhook, a secret, a closed circuit, the end of a pause that its receiver asked for, its pace, room among max_in_flight, delivery to be on, or a worker.';
 comment on column webhookpub.delivery_log.waits_for_delivery_id is
@@ -7407,57 +7458,6 @@ $$;
 comment on function webhookpub.retry_publish_failures (integer) is
   'Publishes up to p_limit of webhookpub.publish_failures; what still fails stays, with its new error. Returns how many were published.';
 --! EndIncluded 8_steer/retry_publish_failures.sql
---! Included 8_steer/skip.sql
--- Cancels a pending delivery, so that the next with its ordering key may go.
---
--- Called by  psql, applications.
--- Locks      the delivery, waiting for what is being recorded or leased.
--- Raises     WH020, WH022.
---
--- If its request is under way, it still arrives, and its attempt is kept; it changes nothing more.
-
-create or replace function webhookpub.skip (
-  p_delivery_id text
-)
-  returns void
-  language plpgsql
-  volatile
-  security definer
-  set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_webhook_id text;
-  v_status text;
-begin
-  select q.webhook_id into v_webhook_id
-  from webhookpub.queue as q
-  where q.delivery_id = p_delivery_id
-  for update;
-  if not found then
-    select h.status into v_status
-    from webhookpub.delivery_history as h
-    where h.id = p_delivery_id;
-    if not found then
-      raise exception using
-        errcode = 'WH020',
-        message = format(
-          'no such delivery: %s', coalesce(quote_literal(left(p_delivery_id, 100)), 'null')
-        ),
-        hint = 'List them with: select id, webhook_id, status from webhookpub.deliveries;';
-    end if;
-    raise exception using
-      errcode = 'WH022',
-      message = format('delivery %L has ended: it is %s', p_delivery_id, v_status),
-      hint = 'Only a pending delivery can be skipped.';
-  end if;
-  perform webhookpub.end_deliveries(array[p_delivery_id], 'cancelled');
-  perform webhookpub.add_deliver_jobs(array[v_webhook_id]);
-end;
-$$;
-
-comment on function webhookpub.skip (text) is
-  'Cancels a pending delivery; if it holds up others with its ordering key, the next goes. Raises WH020, WH022.';
---! EndIncluded 8_steer/skip.sql
 --! Included 8_steer/test_webhook.sql
 -- Sends a webhook an event that has not happened, to see whether it gets through.
 --
@@ -7974,4 +7974,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '64431a77ed093a53aa439755a2db30bb69dac87fb94a7fed97f9640ca03e4828');
+  ('000002', 'c02796744060cb922fee0408f56472e1117abbdf74e95bd7b7f8f2e8bceabd65');

@@ -80,4 +80,4 @@ $$;
 comment on function webhookpub.create_webhook
   (text, text, text[], jsonb, text, jsonb, text, integer, interval[], interval,
    boolean, numeric) is
-  'Creates a webhook of a user; returns its id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';
+  'Creates a webhook of a user, with p_ordered in the order of each ordering key, with p_max_per_second at a pace; returns its id and, only here, its signing secret. Raises WH005, WH010, WH011, WH012.';

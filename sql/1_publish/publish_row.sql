@@ -75,4 +75,4 @@ end;
 $$;
 
 comment on function webhookpub.publish_row () is
-  'Trigger function: publishes a changed row. Arguments: event type, column of the user''s id, and if wanted column of the row''s id, and columns for the payload (else all). Raises WH007.';
+  'Trigger function: publishes a changed row. Arguments: event type, column of the user''s id, and if wanted column of the row''s id, which is the ordering key, and columns for the payload (else all). Raises WH007.';

@@ -57,4 +57,4 @@ $$;
 
 comment on function public.webhook_publish
   (text, text, jsonb, text, text, text[], text, text, text, text) is
-  'Matches and queues the deliveries at once. Never raises: an error is a WARNING and the event is dropped.';
+  'Matches and queues the deliveries at once; what has an ordering key the fan-out does, in order. Never raises: an error is a WARNING and the event is dropped.';

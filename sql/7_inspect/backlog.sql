@@ -129,7 +129,7 @@ comment on column webhookpub.backlog.events_failing is
 comment on column webhookpub.backlog.deliveries_pending is
   'Deliveries that have not ended; above 10,000 an estimate, from the last vacuum or analyze.';
 comment on column webhookpub.backlog.deliveries_due is
-  'Those that could be sent now: their webhooks are enabled, and their circuits closed.';
+  'Those that are due, of enabled webhooks whose circuits are closed; they wait for a worker, for room, or for their pace.';
 comment on column webhookpub.backlog.oldest_due is
   'How long the first of them has been due; more than a few seconds: no worker runs, or its webhook is slow.';
 comment on column webhookpub.backlog.deliveries_in_flight is

@@ -36,7 +36,7 @@ comment on column webhookpub.deliveries.event_created_at is
 comment on column webhookpub.deliveries.replay_id is
   'Null for the first delivery; rpl_… names the call that replayed it, test_… a test.';
 comment on column webhookpub.deliveries.status is
-  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
+  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted, or skip).';
 comment on column webhookpub.deliveries.leased is
   'A worker has it until next_attempt_at; then it is due again.';
 comment on column webhookpub.deliveries.attempts is

@@ -47,7 +47,7 @@ comment on view webhookpub.delivery_log is
   'Every delivery and how it stands, newest first. Say which event, webhook or user, or add a limit; sorting it anew reads all of it.';
 comment on column webhookpub.delivery_log.url is 'Where it goes, as the webhook has it now.';
 comment on column webhookpub.delivery_log.status is
-  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted).';
+  'pending; then delivered, failed (no attempt left, or gone) or cancelled (webhook deleted, or skip).';
 comment on column webhookpub.delivery_log.waits_for is
   'What a pending one waits for: an answer to its request, its turn, its next attempt (next_attempt_at), an enabled webhook, a secret, a closed circuit, the end of a pause that its receiver asked for, its pace, room among max_in_flight, delivery to be on, or a worker.';
 comment on column webhookpub.delivery_log.waits_for_delivery_id is

