@@ -1,5 +1,9 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Batch, fanOutHeavy } from "./database/calls.ts";
 import type { Pool } from "./database/pool.ts";
+
+/** PostgreSQL is left to others for as long as the last one took, but no longer than this. */
+const MOST_REST_MS = 2000;
 
 /** Fans out what goes to very many webhooks, or has failed before, one event after the other. */
 export interface HeavyLane {
@@ -29,9 +33,13 @@ export function makeHeavyLane(
   const lookOnce = async (): Promise<void> => {
     while (again && !stopping.aborted) {
       again = false;
+      const begun = performance.now();
       const batch = await pool.ask(fanOutHeavy);
       if (batch.webhook_ids) deliver(batch);
-      if (batch.event_count > 0) again = true;
+      if (batch.event_count === 0) continue;
+      again = true;
+      const took = performance.now() - begun;
+      await sleep(Math.min(took, MOST_REST_MS), undefined, { signal: stopping }).catch(() => {});
     }
   };
 

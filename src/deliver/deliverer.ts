@@ -39,7 +39,7 @@ export interface Deliverer {
    * so that other processes get the next jobs.
    */
   deliver(webhookId: string, userId: string): Promise<void>;
-  /** How many requests a fan-out may lease for it: half of what there may be is for turns. */
+  /** How many requests a fan-out may lease for it: half of what is free is left for turns. */
   room(): number;
   /**
    * Takes what was fanned out: sends what is leased, and begins the rest without waiting; what
@@ -372,7 +372,7 @@ export function makeDeliverer(
       lineUp(courseOf(webhookId, userId));
       while (shares.free() <= 0 && !draining) await freed.promise;
     },
-    room: () => (draining ? 0 : Math.max(0, shares.free() - Math.ceil(maxInFlight / 2))),
+    room: () => (draining ? 0 : Math.max(0, Math.floor(shares.free() / 2))),
     take(batch) {
       takeLeased(batch);
       if (draining || shares.free() <= 0) return;
