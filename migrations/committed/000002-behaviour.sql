@@ -1,5 +1,5 @@
---! Previous: sha1:965ab467e04d2e5bf703e345962ae344b3b1f391
---! Hash: sha1:8c2d9ef149915bb0c524f7875de81179eb834d53
+--! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
+--! Hash: sha1:99127ade0398819c3407adea05ac6568131b1540
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2265,7 +2265,10 @@ begin
       m.max_attempts, v_now
     from matched as m
     where m.webhook_id is not null
-    on conflict (id) do nothing
+      -- Those that are there already: of an event that somebody has set back to pending. A look
+      -- for each, which is no join; "on conflict" would write a second record for each row.
+      and (select h.id from webhookpub.delivery_history as h where h.id = m.delivery_id) is null
+    order by m.delivery_id
     returning h.id, h.webhook_id, h.event_id
   ),
   moved as (
@@ -3002,6 +3005,8 @@ begin
     cross join lateral (
       select i.n <= d.room - greatest(d.so_far - p_room, 0) as is_leased
     ) as b
+    -- One after the other in the index.
+    order by i.id
     returning q.delivery_id, q.webhook_id, q.leased, q.turn_at
   )
   select
@@ -7974,4 +7979,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'c02796744060cb922fee0408f56472e1117abbdf74e95bd7b7f8f2e8bceabd65');
+  ('000002', 'dae3444479c13b492f59f0b2425e9ce98a9f88b2c88b78bd1155ce9eaeb88676');

@@ -98,7 +98,10 @@ begin
       m.max_attempts, v_now
     from matched as m
     where m.webhook_id is not null
-    on conflict (id) do nothing
+      -- Those that are there already: of an event that somebody has set back to pending. A look
+      -- for each, which is no join; "on conflict" would write a second record for each row.
+      and (select h.id from webhookpub.delivery_history as h where h.id = m.delivery_id) is null
+    order by m.delivery_id
     returning h.id, h.webhook_id, h.event_id
   ),
   moved as (

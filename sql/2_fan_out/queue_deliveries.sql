@@ -73,6 +73,8 @@ begin
     cross join lateral (
       select i.n <= d.room - greatest(d.so_far - p_room, 0) as is_leased
     ) as b
+    -- One after the other in the index.
+    order by i.id
     returning q.delivery_id, q.webhook_id, q.leased, q.turn_at
   )
   select
