@@ -1,5 +1,5 @@
 --! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:99127ade0398819c3407adea05ac6568131b1540
+--! Hash: sha1:983e4c6b6558d19576e53d4e26fcf5bcb263f9d6
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -3265,7 +3265,8 @@ comment on function webhookpub.unmatched_clause
 -- Says whether anything may be sent: not while settings.deliver_enabled is false, nor in a
 -- database whose own setting webhookpub.deliver_enabled is off.
 --
--- Called by  webhookpub.lease_deliveries, webhookpub.queue_deliveries; webhookpub.diagnose_work.
+-- Called by  webhookpub.lease_deliveries, webhookpub.queue_deliveries, webhookpub.wake,
+--            webhookpub.add_deliver_jobs; webhookpub.diagnose_work, webhookpub.webhook_waits.
 --
 -- The second is for copies: alter database … set it before there is anything in it, and no worker
 -- can be faster.
@@ -4772,7 +4773,8 @@ comment on function webhookpub.record_attempts
 -- worker outlives: it gets another beside it.
 --
 -- A transaction that sees a snapshot adds none: a job that has changed since would be an error
--- (40001) of whoever called, for a hint. The next tick adds it.
+-- (40001) of whoever called, for a hint. The next tick adds it. Nor does anybody while nothing may
+-- be sent: a worker would take the job in vain, and the next tick add another.
 
 create or replace function webhookpub.add_deliver_jobs (
   p_webhook_ids text[]
@@ -4794,15 +4796,15 @@ as $$
         select w.user_id from webhookpub.webhooks as w where w.id = i.id
       )) as payload
     from (select distinct p.id from unnest(p_webhook_ids) as p (id)) as i
-    where current_setting('transaction_isolation') = 'read committed' and not exists (
-      select
-      from graphile_worker.jobs as j
-      where j.key = i.id collate "default"
-        and j.locked_at is null
-        and j.attempts < j.max_attempts
-        and j.run_at <= clock_timestamp()
-        and j.updated_at < clock_timestamp() - interval '100 milliseconds'
-    )
+    where current_setting('transaction_isolation') = 'read committed' and webhookpub.delivery_is_on()
+      and not exists (
+        select
+        from graphile_worker.jobs as j
+        where j.key = i.id collate "default"
+          and j.locked_at is null and j.attempts < j.max_attempts
+          and j.run_at <= clock_timestamp()
+          and j.updated_at < clock_timestamp() - interval '100 milliseconds'
+      )
   ),
   own as materialized (
     select w.id, w.payload
@@ -5204,9 +5206,11 @@ begin
     perform webhookpub.add_task_job('webhook_maintain');
   end if;
   perform webhookpub.park_lost(v_now);
-  perform webhookpub.wake_deliveries(
-    case when p_window < '100 years' then v_now - greatest(p_window, '0') else '-infinity' end
-  );
+  if webhookpub.delivery_is_on() then
+    perform webhookpub.wake_deliveries(
+      case when p_window < '100 years' then v_now - greatest(p_window, '0') else '-infinity' end
+    );
+  end if;
 end;
 $$;
 
@@ -7979,4 +7983,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'dae3444479c13b492f59f0b2425e9ce98a9f88b2c88b78bd1155ce9eaeb88676');
+  ('000002', '100417dcec92c8e32a0fac2e056a76622c154035e51af0cb0a12f5097c3ff404');

@@ -17,7 +17,8 @@
 -- worker outlives: it gets another beside it.
 --
 -- A transaction that sees a snapshot adds none: a job that has changed since would be an error
--- (40001) of whoever called, for a hint. The next tick adds it.
+-- (40001) of whoever called, for a hint. The next tick adds it. Nor does anybody while nothing may
+-- be sent: a worker would take the job in vain, and the next tick add another.
 
 create or replace function webhookpub.add_deliver_jobs (
   p_webhook_ids text[]
@@ -39,15 +40,15 @@ as $$
         select w.user_id from webhookpub.webhooks as w where w.id = i.id
       )) as payload
     from (select distinct p.id from unnest(p_webhook_ids) as p (id)) as i
-    where current_setting('transaction_isolation') = 'read committed' and not exists (
-      select
-      from graphile_worker.jobs as j
-      where j.key = i.id collate "default"
-        and j.locked_at is null
-        and j.attempts < j.max_attempts
-        and j.run_at <= clock_timestamp()
-        and j.updated_at < clock_timestamp() - interval '100 milliseconds'
-    )
+    where current_setting('transaction_isolation') = 'read committed' and webhookpub.delivery_is_on()
+      and not exists (
+        select
+        from graphile_worker.jobs as j
+        where j.key = i.id collate "default"
+          and j.locked_at is null and j.attempts < j.max_attempts
+          and j.run_at <= clock_timestamp()
+          and j.updated_at < clock_timestamp() - interval '100 milliseconds'
+      )
   ),
   own as materialized (
     select w.id, w.payload

@@ -43,9 +43,11 @@ begin
     perform webhookpub.add_task_job('webhook_maintain');
   end if;
   perform webhookpub.park_lost(v_now);
-  perform webhookpub.wake_deliveries(
-    case when p_window < '100 years' then v_now - greatest(p_window, '0') else '-infinity' end
-  );
+  if webhookpub.delivery_is_on() then
+    perform webhookpub.wake_deliveries(
+      case when p_window < '100 years' then v_now - greatest(p_window, '0') else '-infinity' end
+    );
+  end if;
 end;
 $$;
 

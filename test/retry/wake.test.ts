@@ -48,6 +48,30 @@ void t.test("a tick does not read what has been due for long", async (t) => {
   );
 });
 
+void t.test("while deliver_enabled is false nothing adds jobs for deliveries", async (t) => {
+  const { sql } = await testDatabase(t);
+  const { id } = await createWebhook(sql);
+  await sql`update webhookpub.settings set deliver_enabled = false`;
+  const [event = ""] = await publish(sql);
+  await sql`select webhookpub.fan_out()`;
+  const jobs = async () => (await sql`select from webhookpub.jobs where webhook_id = ${id}`).count;
+  for (const query of [
+    "select webhookpub.wake('10 seconds')",
+    "select webhookpub.wake()",
+    `select webhookpub.test_webhook('${id}')`,
+    `select webhookpub.redeliver('${event}')`,
+  ]) {
+    await sql.unsafe(query);
+    t.equal(await jobs(), 0, query);
+  }
+  t.equal((await sql`select from webhookpub.queue`).count, 3, "it waits");
+  // Long due by then.
+  await sql`update webhookpub.queue set due_at = now() - interval '1 hour'`;
+  await sql`update webhookpub.settings set deliver_enabled = true`;
+  await sql`select webhookpub.wake('10 seconds')`;
+  t.equal(await jobs(), 1, "and the next tick finds all of it");
+});
+
 for (const level of ["repeatable read", "serializable"]) {
   void t.test(
     `under ${level} a job that changed meanwhile is no error of the caller's`,
