@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Batch, enterFanOut, fanOutBatch, leaveFanOut } from "./database/calls.ts";
 import type { Pool } from "./database/pool.ts";
+import { oneAtATime } from "./one_at_a_time.ts";
 
-/** From so many events a second on it stays awake, for each NOTIFY would cost others more. */
-const AWAKE_PER_S = 50;
+/** From so many events a second on it stays awake, for each NOTIFY would cost more. */
+const AWAKE_PER_S = 80;
 /** And below so many it goes back to sleep. */
-const ASLEEP_PER_S = 25;
+const ASLEEP_PER_S = 40;
 /** One batch counts for no more than this: many events of one transaction are one NOTIFY. */
 const MOST_PER_BATCH = 100;
 /** While it is awake it looks again after this time, or later the longer nothing has come. */
@@ -16,21 +17,26 @@ const MOST_REST_MS = 50;
 /** So many events in a batch mean that there are more. */
 const BACKLOG = 300;
 /**
- * After a NOTIFY it looks once more, after this time: a publisher sends none while another is
- * about to (webhookpub.notify_is_due), and may commit after that one.
+ * While a publisher is under way that sends no NOTIFY, for another does (webhookpub.notify_is_due),
+ * it looks again after this time, and then after twice as long each time. What commits later is
+ * left to the tick.
  */
-const SECOND_LOOK_MS = 60;
-/** How often it has others look for what it has not come to, and for deliveries of the direct
- * path. */
+const NEXT_LOOK_MS = 5;
+const LAST_LOOK_MS = 320;
+/**
+ * How often it has others look for what it has not come to, and for deliveries of the direct path;
+ * and for how many times as long as that took it does not.
+ */
 const WAKE_MS = 100;
+const WAKE_REST = 10;
 
 interface Hands {
   /** How many requests could be begun at once. */
   room(): number;
   /** Takes what was fanned out. */
   deliver(batch: Batch): void;
-  /** Adds the jobs that are missing. */
-  wake(): void;
+  /** Adds the jobs that are missing; it does not fail. */
+  wake(): Promise<void>;
   /** Fans out what is heavy, beside this. */
   lookForHeavy(): void;
 }
@@ -40,9 +46,11 @@ export interface FanOut {
   /**
    * Looks for pending events, and for what else comes meanwhile.
    *
+   * @param isTold somebody has told of something; if it is no event, it is a delivery of the direct
+   *   path
    * @throws Error when its connection is lost
    */
-  look(): Promise<void>;
+  look(isTold: boolean): Promise<void>;
 }
 
 /**
@@ -58,10 +66,15 @@ export function makeFanOut(
   { room, deliver, wake, lookForHeavy }: Hands,
   stopping: AbortSignal,
 ): FanOut {
-  let looking: Promise<void> | undefined;
   let again = false;
-  let secondLook: NodeJS.Timeout | undefined;
-  let lastWake = 0;
+  let told = false;
+  /** Somebody has published that could not tell, and may not have committed. */
+  let untold = false;
+  /** It was awake before, and somebody may have seen it so. */
+  let hasLeft = false;
+  let nextLook: NodeJS.Timeout | undefined;
+  let nextLookMs = NEXT_LOOK_MS;
+  let nextWake = 0;
   /** Events a second, as of then. */
   let rate = 0;
   let ratedAt = 0;
@@ -74,10 +87,13 @@ export function makeFanOut(
   };
 
   const wakeSometimes = () => {
-    const now = performance.now();
-    if (now - lastWake < WAKE_MS) return;
-    lastWake = now;
-    wake();
+    const begun = performance.now();
+    if (begun < nextWake) return;
+    nextWake = Infinity;
+    void wake().then(() => {
+      const now = performance.now();
+      nextWake = now + Math.max(WAKE_MS, WAKE_REST * (now - begun));
+    });
   };
 
   /** Fans out a batch; how many events were in it. */
@@ -85,23 +101,26 @@ export function makeFanOut(
     const batch = await pool.ask((sql) => fanOutBatch(sql, room()));
     if (batch.webhook_ids || batch.leased_ids) deliver(batch);
     if (batch.heavy_waits) lookForHeavy();
+    untold = batch.others_publish;
+    if (batch.event_count > 0) nextLookMs = NEXT_LOOK_MS;
     rate = rateNow() + Math.min(batch.event_count, MOST_PER_BATCH);
     return batch.event_count;
   };
 
   const lookOnce = async (): Promise<void> => {
-    clearTimeout(secondLook);
-    if (stopping.aborted) return;
-    let found: number;
-    do {
-      again = false;
+    clearTimeout(nextLook);
+    let found = 0;
+    while ((again || found >= BACKLOG) && !stopping.aborted) {
+      const wasTold = told;
+      again = told = false;
       found = await fanOut();
       if (rate > AWAKE_PER_S && !stopping.aborted) await stayAwake();
-      // Whoever told of it may mean a delivery of the direct path.
-      else if (found === 0) wakeSometimes();
-    } while ((again || found >= BACKLOG) && !stopping.aborted);
-    if (found > 0 && !stopping.aborted) {
-      secondLook = setTimeout(() => void look().catch(() => {}), SECOND_LOOK_MS).unref();
+      else if (found === 0 && wasTold) wakeSometimes();
+    }
+    hasLeft &&= nextLookMs <= LAST_LOOK_MS;
+    if ((untold || hasLeft) && nextLookMs <= LAST_LOOK_MS && !stopping.aborted) {
+      nextLook = setTimeout(() => void look(false).catch(() => {}), nextLookMs).unref();
+      nextLookMs *= 2;
     }
   };
 
@@ -127,15 +146,15 @@ export function makeFanOut(
     }
     // Whoever published between the last look and leaving saw it awake.
     again = true;
+    hasLeft = true;
   };
 
-  const look = (): Promise<void> => {
+  // One a process: a second would share its session.
+  const goOn = oneAtATime(lookOnce);
+  const look = (isTold: boolean): Promise<void> => {
     again = true;
-    // One a process: a second would share its session.
-    looking ??= lookOnce().finally(() => {
-      looking = undefined;
-    });
-    return looking;
+    told ||= isTold;
+    return goOn();
   };
 
   return { look };

@@ -6,6 +6,7 @@ import { type Metric, readMetrics } from "./database/calls.ts";
 import type { Pool } from "./database/pool.ts";
 import { messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
+import { oneAtATime } from "./one_at_a_time.ts";
 import { schemaFault } from "./schema.ts";
 import type { Figure, Vitals } from "./vitals.ts";
 
@@ -29,8 +30,9 @@ export async function serveHealth(
   at: { readonly host?: string | undefined; readonly port: number },
   { pool, vitals, log }: { pool: Pool; vitals: Vitals; log: Log },
 ): Promise<Health> {
-  const ready = shared(() => whyNotReady(pool, vitals));
-  const rows = shared(() => pool.ask(readMetrics));
+  // Nobody can ask too often.
+  const ready = oneAtATime(() => whyNotReady(pool, vitals));
+  const rows = oneAtATime(() => pool.ask(readMetrics));
   const pages: Record<string, (response: ServerResponse) => Promise<void>> = {
     "/healthz": async (response) => void response.end("ok\n"),
     "/readyz": async (response) => {
@@ -91,15 +93,6 @@ function inTime<T>(answer: Promise<T>): Promise<T> {
   });
   late.catch(() => {}); // it may come too late to matter
   return Promise.race([answer, late]);
-}
-
-/** The same for all who come while it is being found: nobody can come too often. */
-function shared<T>(find: () => Promise<T>): () => Promise<T> {
-  let finding: Promise<T> | undefined;
-  return () =>
-    (finding ??= find().finally(() => {
-      finding = undefined;
-    }));
 }
 
 function databaseFigures(rows: readonly Metric[]): Figure[] {

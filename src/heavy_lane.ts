@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Batch, fanOutHeavy } from "./database/calls.ts";
 import type { Pool } from "./database/pool.ts";
+import { oneAtATime } from "./one_at_a_time.ts";
 
 /** PostgreSQL is left to others for as long as the last one took, but no longer than this. */
 const MOST_REST_MS = 2000;
@@ -27,8 +28,8 @@ export function makeHeavyLane(
   fail: (error: unknown) => void,
   stopping: AbortSignal,
 ): HeavyLane {
-  let looking: Promise<void> | undefined;
   let again = false;
+  let ended: Promise<void> | undefined;
 
   const lookOnce = async (): Promise<void> => {
     while (again && !stopping.aborted) {
@@ -42,16 +43,13 @@ export function makeHeavyLane(
       await sleep(Math.min(took, MOST_REST_MS), undefined, { signal: stopping }).catch(() => {});
     }
   };
+  const goOn = oneAtATime(() => lookOnce().catch(fail));
 
   return {
     look() {
       again = true;
-      looking ??= lookOnce()
-        .catch(fail)
-        .finally(() => {
-          looking = undefined;
-        });
+      ended = goOn();
     },
-    ended: async () => await looking,
+    ended: async () => await ended,
   };
 }

@@ -1,5 +1,6 @@
 import { listen, wake } from "./database/calls.ts";
 import { makePool } from "./database/pool.ts";
+import { oneAtATime } from "./one_at_a_time.ts";
 import type { Vitals } from "./vitals.ts";
 
 const TICK_MS = 1000;
@@ -68,7 +69,7 @@ export function makeWakeUp(
     }
   };
 
-  const rounds = [once(tick), once(listenAgain)];
+  const rounds = [oneAtATime(tick), oneAtATime(listenAgain)];
   const begin = () => {
     for (const round of rounds) void round();
   };
@@ -82,13 +83,4 @@ export function makeWakeUp(
       await Promise.all([ticker.close(), listener.close()]);
     },
   };
-}
-
-/** The same, but never twice at once. */
-function once(round: () => Promise<void>): () => Promise<void> {
-  let current: Promise<void> | undefined;
-  return () =>
-    (current ??= round().finally(() => {
-      current = undefined;
-    }));
 }

@@ -138,17 +138,12 @@ function makeWorker(pools: Pools, parts: Parts): Worker {
   const { deliverer, hurry, url, log, vitals, health, onTick } = parts;
   const stopping = new AbortController();
   let fanningOut: Promise<void> | undefined;
-  let waking: Promise<void> | undefined;
   let drained: Promise<unknown> | undefined;
 
-  const wakeOthers = () => {
-    waking ??= pools.batches
+  const wakeOthers = () =>
+    pools.batches
       .ask((sql) => wake(sql, "1 second"))
-      .catch((error: unknown) => log.warn(`waking: ${messageOf(error)}`))
-      .finally(() => {
-        waking = undefined;
-      });
-  };
+      .catch((error: unknown) => log.warn(`waking: ${messageOf(error)}`));
 
   const heavyLane = makeHeavyLane(
     pools.heavy,
@@ -167,31 +162,31 @@ function makeWorker(pools: Pools, parts: Parts): Worker {
     stopping.signal,
   );
 
-  const fanOut = async () => {
+  const fanOut = async (isTold = false) => {
     if (stopping.signal.aborted) return;
-    fanningOut = look().catch((error: unknown) => {
+    fanningOut = look(isTold).catch((error: unknown) => {
       if (stopping.signal.aborted) throw error;
       log.warn(`fan-out, trying again: ${messageOf(error)}`);
-      return look();
+      return look(isTold);
     });
     await fanningOut;
   };
 
-  const lookForEvents = () => {
+  const lookForEvents = (isTold: boolean) => {
     // The next tick looks again.
-    fanOut().catch((error: unknown) => log.warn(`fan-out: ${messageOf(error)}`));
+    fanOut(isTold).catch((error: unknown) => log.warn(`fan-out: ${messageOf(error)}`));
   };
 
   const wakeUp = makeWakeUp(url, vitals, {
-    onEvents: lookForEvents,
+    onEvents: () => lookForEvents(true),
     onTick: () => {
-      lookForEvents();
+      lookForEvents(false);
       onTick();
     },
   });
 
   return {
-    fanOut,
+    fanOut: () => fanOut(),
     deliver: (webhookId, userId) => deliverer.deliver(webhookId, userId),
     maintain: () => maintainUntilDone(() => pools.upkeep.ask(maintain), log, stopping.signal),
     drain(hurried) {

@@ -5,7 +5,8 @@
 -- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
 --            which some wait, each with its user, and the deliveries that are leased to whoever
 --            called, for their first attempt: it can send p_room at once; and, of the ordinary
---            lane, whether the heavy one has something to do.
+--            lane, whether the heavy one has something to do, and whether it has to look again soon
+--            (webhookpub.others_publish).
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -27,7 +28,8 @@ create or replace function webhookpub.fan_out_batch (
   out leased_webhook_ids text[],
   out leased_user_ids text[],
   out leased_at timestamptz,
-  out heavy_waits boolean
+  out heavy_waits boolean,
+  out others_publish boolean
 )
   language plpgsql
   volatile
@@ -43,6 +45,7 @@ declare
 begin
   event_count := 0;
   delivery_count := 0;
+  others_publish := not p_heavy and webhookpub.others_publish();
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
     -- and the index could not forget such a row until the next vacuum.

@@ -120,6 +120,8 @@ export async function leaveFanOut(sql: Sql): Promise<void> {
 /** What a batch of events became. */
 export interface Batch {
   readonly event_count: number;
+  /** Somebody is publishing who sends no NOTIFY, and had not committed as this batch began. */
+  readonly others_publish: boolean;
   /** The webhooks that got deliveries, or null. */
   readonly webhook_ids: readonly string[] | null;
   /** The user of each. */

@@ -201,6 +201,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   apply_verdicts: [NOBODY, `webhookpub.apply_verdicts('{}', ${now})`],
   rate_webhooks: [NOBODY, `webhookpub.rate_webhooks('{}', ${now})`],
   circuit_pause: [NOBODY, "webhookpub.circuit_pause(5)"],
+  others_publish: [NOBODY, "webhookpub.others_publish()"],
   notify_is_due: [NOBODY, "webhookpub.notify_is_due()"],
   json_hint: [NOBODY, "webhookpub.json_hint('{}', '')"],
   is_event_id: [NOBODY, "webhookpub.is_event_id('evt_1')"],
