@@ -44,6 +44,8 @@ const EARLIER_MS = 1000;
 
 const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: [^\r\n]*)?(?:\r\n|$)/;
 const START = "HTTP/1.";
+/** The lines of a head after the first, each with its end. */
+const HEADERS = /^(?:[!#-'*+.^-`|~\w-]+:[\t -~\x80-\xff]*\r\n)*$/;
 /** Lines of a head that decide something. */
 const DECIDING = /^(content-length|transfer-encoding|connection|keep-alive|retry-after)[ \t]*:/i;
 const LF = 10;
@@ -62,7 +64,10 @@ interface Head {
 }
 
 /** Where the reader is. */
-type Phase = "head" | "body" | "size" | "extension" | "size end" | "data end" | "trailer" | "done";
+type Phase =
+  | ("head" | "body" | "done")
+  // Of chunks:
+  | ("size" | "extension" | "size end" | "data end" | "after data" | "trailer" | "trailer end");
 
 /** Makes the reader of a connection. */
 export function makeResponseReader(): ResponseReader {
@@ -170,13 +175,19 @@ export function makeResponseReader(): ResponseReader {
       phase = left === 0 ? "trailer" : "body";
       lineBytes = 0;
     } else if (phase === "data end") {
-      if (byte === LF) beginChunk();
-      else if (byte !== CR) throw noHttp("Expected LF after chunk data");
-    } else if (byte === LF) {
-      if (lineBytes === 0) phase = "done";
+      if (byte !== CR) throw noHttp("Expected CR after chunk data");
+      phase = "after data";
+    } else if (phase === "after data") {
+      if (byte !== LF) throw noHttp("Expected LF after chunk data");
+      beginChunk();
+    } else if (phase === "trailer") {
+      if (byte === LF) throw noHttp("Missing CR before LF");
+      if (byte === CR) phase = "trailer end";
+      else lineBytes += 1;
+    } else {
+      if (byte !== LF) throw noHttp("Expected LF after trailer");
+      phase = lineBytes === 0 ? "done" : "trailer";
       lineBytes = 0;
-    } else if (byte !== CR) {
-      lineBytes += 1;
     }
     return from + 1;
   };
@@ -293,23 +304,22 @@ type Deciding = Partial<
 /** The headers that decide something, their values in one. */
 function decidingHeaders(text: string): Deciding {
   const found: Deciding = {};
-  for (let at = text.indexOf("\r\n"); at >= 0;) {
+  const first = text.indexOf("\r\n");
+  if (first >= 0 && !HEADERS.test(`${text.slice(first + 2)}\r\n`)) throw noHttp("Invalid header");
+  for (let at = first; at >= 0;) {
     const next = text.indexOf("\r\n", at + 2);
     const line = text.slice(at + 2, next < 0 ? undefined : next);
     at = next;
-    const colon = line.indexOf(":");
-    const isFolded = line.startsWith(" ") || line.startsWith("\t");
-    if (!isFolded && (colon <= 0 || line[colon - 1] === " " || line[colon - 1] === "\t")) {
-      throw noHttp("Invalid header");
-    }
     const name = DECIDING.exec(line)?.[1]?.toLowerCase() as keyof Deciding | undefined;
     if (name === undefined) continue;
-    const value = line.slice(colon + 1).trim();
+    const value = line.slice(line.indexOf(":") + 1).trim();
     if (name === "content-length") {
       if (found[name] !== undefined) throw noHttp("content-length twice");
       if (!/^\d{1,15}$/.test(value)) throw noHttp("Invalid character in content-length");
     }
-    found[name] = found[name] === undefined ? value : `${found[name]}, ${value}`;
+    if (found[name] === undefined) found[name] = value;
+    // Of two times to wait, one is enough.
+    else if (name !== "retry-after") found[name] += `, ${value}`;
   }
   // It goes into the database.
   if (found["retry-after"] && !/^[ -~]{1,200}$/.test(found["retry-after"])) {
