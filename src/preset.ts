@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { devNull } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { WorkerPreset } from "graphile-worker";
@@ -22,6 +23,8 @@ const preset: GraphileConfig.Preset = {
   plugins: [WebhookpubPlugin],
   worker: {
     logger: makeLogger(processSettings().WEBHOOKPUB_LOG),
+    // Where there is none, graphile-worker would say that it failed to read it.
+    ...(!existsSync(join(process.cwd(), "crontab")) && { crontabFile: devNull }),
     taskDirectory: taskDirectory ?? fileURLToPath(new URL("../tasks", import.meta.url)),
     concurrentJobs: JOBS,
     // Jobs are only wake-ups: fetched in batches, completed in batches. Without the

@@ -1,5 +1,5 @@
 --! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:983e4c6b6558d19576e53d4e26fcf5bcb263f9d6
+--! Hash: sha1:91eb823e037be32cb8ea83778338f67c9d7e8bde
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1281,11 +1281,13 @@ comment on function webhookpub.json_hint (jsonb, text) is
 -- Decides whether this publisher has to NOTIFY.
 --
 -- Called by  public.webhook_publish_tx, while no fan-out is awake.
--- Locks      an advisory lock until the end of the transaction, if nobody else has it.
---            Whoever has it is about to NOTIFY, and nobody waits for it.
+-- Locks      two advisory locks until the end of the transaction, and waits for neither: one that
+--            all share who publish while no fan-out is awake (webhookpub.others_publish), and one
+--            that the first of them has, who is about to NOTIFY.
 -- Returns    false when settings.notify_enabled is, when the server's queue of notifications is
 --            half full (at its end, commits would fail), and while another transaction is about
---            to, and has been for less than 50 ms. The tick then finds the event.
+--            to, and has been for less than 50 ms. Whom that wakes looks again until all have
+--            ended that share the lock; else the tick finds the event.
 --
 -- A commit with a NOTIFY in it waits for every other such commit of the server. One at a
 -- time waits for none, even when no worker runs.
@@ -1297,14 +1299,18 @@ create or replace function webhookpub.notify_is_due ()
 as $$
 declare
   v_now constant bigint := extract(epoch from clock_timestamp()) * 1000;
+  v_is_seen boolean;
 begin
   perform from webhookpub.settings as s where s.notify_enabled;
   if not found then
     return false;
   end if;
+  -- Not while a fan-out looks, at this instant. First, so that none looks between the two.
+  v_is_seen := pg_try_advisory_xact_lock_shared(2003006832, 5);
   -- A sequence, because others see what is set before it is committed. The difference is
   -- below zero when the clock was set back.
   if pg_try_advisory_xact_lock(2003006832, 4)
+    or not v_is_seen
     or v_now - (select n.last_value from webhookpub.notified_at as n) not between 0 and 50
   then
     perform setval('webhookpub.notified_at', v_now);
@@ -1317,6 +1323,27 @@ $$;
 comment on function webhookpub.notify_is_due () is
   'Whether a publisher must NOTIFY: not while another is about to, for up to 50 ms.';
 --! EndIncluded 1_publish/notify_is_due.sql
+--! Included 1_publish/others_publish.sql
+-- Tells a fan-out whether somebody is publishing who leaves the NOTIFY to another, and has not
+-- committed yet: such an event may come after the look that the NOTIFY brings.
+--
+-- Called by  webhookpub.fan_out_batch, before it looks: what has ended by then is seen.
+-- Locks      such publishers hold this advisory lock in share mode until they end
+--            (webhookpub.notify_is_due). Whoever gets it exclusively, if only for this
+--            instant, knows that there is none; nobody ever waits.
+
+create or replace function webhookpub.others_publish ()
+  returns boolean
+  language sql
+  volatile
+return case
+  when pg_try_advisory_lock(2003006832, 5) then not pg_advisory_unlock(2003006832, 5)
+  else true
+end;
+
+comment on function webhookpub.others_publish () is
+  'Whether somebody is publishing who sends no NOTIFY, and has not committed.';
+--! EndIncluded 1_publish/others_publish.sql
 --! Included 1_publish/publish_row.sql
 -- Publishes the change of a row: a trigger function for those who would rather write none.
 --
@@ -2070,7 +2097,8 @@ comment on function webhookpub.fan_out (integer) is
 -- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
 --            which some wait, each with its user, and the deliveries that are leased to whoever
 --            called, for their first attempt: it can send p_room at once; and, of the ordinary
---            lane, whether the heavy one has something to do.
+--            lane, whether the heavy one has something to do, and whether it has to look again soon
+--            (webhookpub.others_publish).
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -2092,7 +2120,8 @@ create or replace function webhookpub.fan_out_batch (
   out leased_webhook_ids text[],
   out leased_user_ids text[],
   out leased_at timestamptz,
-  out heavy_waits boolean
+  out heavy_waits boolean,
+  out others_publish boolean
 )
   language plpgsql
   volatile
@@ -2108,6 +2137,7 @@ declare
 begin
   event_count := 0;
   delivery_count := 0;
+  others_publish := not p_heavy and webhookpub.others_publish();
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
     -- and the index could not forget such a row until the next vacuum.
@@ -7983,4 +8013,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '100417dcec92c8e32a0fac2e056a76622c154035e51af0cb0a12f5097c3ff404');
+  ('000002', '5ff2ea411f35b6dd122603fd168e2b0cd9fb7ccd530466ae8627fea3994c3580');

@@ -1,7 +1,7 @@
 // Our reader of responses against Node's own parser: responses that are right, nearly right and
 // wrong, in pieces of any size. Both must see the same, or both refuse; EXCEPTIONS says where not.
 import { type ClientRequest, type IncomingMessage, request } from "node:http";
-import { type Duplex, duplexPair } from "node:stream";
+import { duplexPair } from "node:stream";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import t from "tap";
 import { makeResponseReader } from "../../src/deliver/response.ts";
@@ -37,7 +37,10 @@ const EXCEPTIONS: Record<string, (bytes: string, ours: Seen, node: Seen) => bool
   "a Retry-After that PostgreSQL could not store is left out": (_bytes, ours, node) =>
     ours.retryAfter === undefined && !/^[ -~]{1,200}$/.test(node.retryAfter ?? ""),
   "what chunks carry beside their data is skipped, be it right or wrong": (bytes, ours, node) =>
-    /chunked/i.test(bytes) && ours.isComplete && !node.isComplete && ours.body === node.body,
+    /chunked/i.test(bytes) &&
+    ours.isComplete &&
+    !node.isComplete &&
+    ours.body.startsWith(node.body),
 };
 
 const STARTS = [
@@ -144,7 +147,7 @@ async function nodeSees(pieces: readonly Buffer[]): Promise<Seen> {
   const asked = request({
     method: "POST",
     headers: { connection: "keep-alive" },
-    createConnection: () => near as Duplex,
+    createConnection: () => near,
   });
   const answered = answerTo(asked);
   asked.end("x");

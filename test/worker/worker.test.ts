@@ -332,7 +332,7 @@ for (const program of ["npx graphile-worker", "npm start"]) {
 void t.test("an event that a worker hears of is delivered with no job", async (t) => {
   const { url, sql } = await testDatabase(t);
   const receiver = await startReceiver(t);
-  await startWorkerProcess(t, url);
+  const worker = await startWorkerProcess(t, url);
   await createWebhook(sql, { url: receiver.url() });
   // Its tick comes after its LISTEN, on the same connection.
   await until(
@@ -352,6 +352,7 @@ void t.test("an event that a worker hears of is delivered with no job", async (t
     for each row execute function public.no_job()`;
   await publish(sql, {});
   await delivered(sql, 1);
+  t.notMatch(worker.output(), /crontab/, "nor does it miss a crontab");
   t.equal((await sql`select from graphile_worker.jobs`).count, 0);
 });
 
