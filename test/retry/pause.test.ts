@@ -5,10 +5,7 @@ import type { Sql } from "../../src/database/connect.ts";
 import { answerTo } from "../../src/deliver/answer.ts";
 import { testDatabase } from "../support/database.ts";
 import { leaseDeliveries } from "../support/leases.ts";
-import { startReceiver } from "../support/receiver.ts";
 import { createWebhook, publish } from "../support/scene.ts";
-import { until } from "../support/until.ts";
-import { startWorkerProcess } from "../support/worker_process.ts";
 
 /** Leases one delivery and answers it. */
 async function answerOne(
@@ -98,31 +95,4 @@ void t.test("the pause that an answer asks for begins, whoever holds the webhook
   });
   t.strictSame((await recordAttempts(sql, answers.slice(0, 1))).held_ids, []);
   t.equal(await pauseOf(sql, id), 60);
-});
-
-void t.test("a receiver that takes 10 a second gets all, and none fails", async (t) => {
-  const { sql, url } = await testDatabase(t);
-  const receiver = await startReceiver(t);
-  let second = 0;
-  let taken = 0;
-  receiver.reply = () => {
-    const now = Math.floor(performance.now() / 1000);
-    if (now !== second) [second, taken] = [now, 0];
-    taken += 1;
-    return taken > 10 ? { status: 429, headers: { "retry-after": "1" } } : 200;
-  };
-  await createWebhook(sql, { url: receiver.url(), retrySchedule: "{1 s,1 s,1 s,1 s,1 s,1 s,1 s}" });
-  await publish(sql, { count: 200 });
-  await startWorkerProcess(t, url);
-  await until(
-    async () =>
-      (await sql`select from webhookpub.deliveries where status <> 'pending'`).count === 200,
-    "all to end",
-  );
-  const [row] = await sql<[{ failed: number; attempts: number }]>`
-    select count(*) filter (where status = 'failed')::integer as failed, max(attempts) as attempts
-    from webhookpub.deliveries`;
-  t.equal(row.failed, 0);
-  t.comment(`${row.attempts} attempts at most, ${receiver.requests.length} requests`);
-  t.ok(receiver.requests.length < 300, `${receiver.requests.length} requests for 200`);
 });
