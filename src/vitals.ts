@@ -2,7 +2,7 @@ import { performance } from "node:perf_hooks";
 import type postgres from "postgres";
 import { z } from "zod";
 import type { Outcome } from "./deliver/answer.ts";
-import type { Unsent } from "./deliver/sender.ts";
+import type { Unsent } from "./deliver/failure.ts";
 import type { Lease } from "./database/calls.ts";
 import { messageOf } from "./errors.ts";
 import { debugging, type Log } from "./log.ts";
