@@ -1,5 +1,5 @@
 --! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:91eb823e037be32cb8ea83778338f67c9d7e8bde
+--! Hash: sha1:43baaa4fab38a3994947ae1f8196e5a6ebcd4e5b
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1912,6 +1912,59 @@ return 'whd_'
 comment on function webhookpub.delivery_id (timestamptz) is
   'whd_ and 32 hex digits: the time in milliseconds, then random ones.';
 --! EndIncluded 2_fan_out/delivery_id.sql
+--! Included 2_fan_out/early_events.sql
+-- Finds the events of a batch that would overtake: an earlier one with the same ordering key is
+-- pending elsewhere.
+--
+-- Called by  webhookpub.keep_order.
+-- Returns    them, and when that one is tried again if its fan-out fails; nulls when there are none.
+
+create or replace function webhookpub.early_events (
+  p_events webhookpub.events[],
+  p_now timestamptz,
+  out ids text[],
+  out retries timestamptz[]
+)
+  language plpgsql
+  stable
+as $$
+declare
+  v_ids constant text[] := array(select e.id from unnest(p_events) as e);
+begin
+  -- Users are few, and what is pending of one before the last of these events is what somebody
+  -- else has just taken.
+  with earlier as materialized (
+    select x.user_id, x.ordering_key, min(x.created_at) as created_at,
+      max(coalesce(x.retry_at, p_now)) filter (where x.last_error is not null) as retry_at
+    from (
+      select e.user_id, max(e.expires_at) as expires_at
+      from unnest(p_events) as e
+      where e.ordering_key is not null
+      group by e.user_id
+    ) as u
+    cross join lateral (
+      select x.user_id, x.ordering_key, x.created_at, x.retry_at, x.last_error
+      from webhookpub.events as x
+      where x.status = 'pending'
+        -- In either lane.
+        and x.pending_user_id = any (array[u.user_id, chr(1) || u.user_id])
+        and x.expires_at <= u.expires_at
+        and x.ordering_key is not null
+        and x.id <> all (v_ids)
+      offset 0
+    ) as x
+    group by x.user_id, x.ordering_key
+  )
+  select array_agg(e.id), array_agg(x.retry_at) into ids, retries
+  from unnest(p_events) as e
+  join earlier as x on x.user_id = e.user_id and x.ordering_key = e.ordering_key
+  where x.created_at < e.created_at;
+end;
+$$;
+
+comment on function webhookpub.early_events (webhookpub.events[], timestamptz) is
+  'The events that would overtake one with the same ordering key that is pending elsewhere, and when that is tried again if it fails.';
+--! EndIncluded 2_fan_out/early_events.sql
 --! Included 2_fan_out/enter_fan_out.sql
 -- Lets a worker become an awake fan-out, if there is room for one more.
 --
@@ -2748,6 +2801,8 @@ comment on function webhookpub.hold_tails (webhookpub.events[]) is
 -- Locks      the last delivery in the queue of each key and ordered webhook, until the batch
 --            commits: behind it, what is new can't be overlooked by whoever ends it.
 -- Returns    the others, or null.
+--
+-- Those behind one whose fan-out fails are tried with it again, but within a minute.
 
 create or replace function webhookpub.keep_order (
   p_events webhookpub.events[]
@@ -2757,53 +2812,28 @@ create or replace function webhookpub.keep_order (
   volatile
 as $$
 declare
-  v_ids constant text[] := array(select e.id from unnest(p_events) as e);
-  v_early text[];
-  v_failing boolean;
+  v_now constant timestamptz := clock_timestamp();
+  v_early record;
   v_held text[];
 begin
-  -- Users are few, and what is pending of one before the last of these events is what somebody
-  -- else has just taken.
-  with earlier as materialized (
-    select x.user_id, x.ordering_key, min(x.created_at) as created_at,
-      bool_or(x.last_error is not null) as failing
-    from (
-      select e.user_id, max(e.expires_at) as expires_at
-      from unnest(p_events) as e
-      where e.ordering_key is not null
-      group by e.user_id
-    ) as u
-    cross join lateral (
-      select x.user_id, x.ordering_key, x.created_at, x.last_error
-      from webhookpub.events as x
-      where x.status = 'pending'
-        -- In either lane.
-        and x.pending_user_id = any (array[u.user_id, chr(1) || u.user_id])
-        and x.expires_at <= u.expires_at
-        and x.ordering_key is not null
-        and x.id <> all (v_ids)
-      offset 0
-    ) as x
-    group by x.user_id, x.ordering_key
-  )
-  select array_agg(e.id), bool_or(x.failing) into v_early, v_failing
-  from unnest(p_events) as e
-  join earlier as x on x.user_id = e.user_id and x.ordering_key = e.ordering_key
-  where x.created_at < e.created_at;
-  if v_failing then
-    -- They make room for others: what they wait for is pending for longer.
+  v_early := webhookpub.early_events(p_events, v_now);
+  if exists (select from unnest(v_early.retries) as r (retry_at) where r.retry_at is not null) then
+    -- They make room for others, and for so long that no fan-out is busy with them alone.
     update webhookpub.events as e
-    set retry_at = clock_timestamp() + interval '1 second'
-    where e.id = any (v_early) and e.status = 'pending';
+    set retry_at = greatest(
+      v_now + interval '1 second', least(r.retry_at, v_now + interval '1 minute')
+    )
+    from unnest(v_early.ids, v_early.retries) as r (id, retry_at)
+    where e.id = r.id and r.retry_at is not null and e.status = 'pending';
   end if;
 
   v_held := webhookpub.hold_tails(array(
-    select e from unnest(p_events) as e where e.id = any (v_early) is not true
+    select e from unnest(p_events) as e where e.id = any (v_early.ids) is not true
   ));
   return (
     select array_agg(e)
     from unnest(p_events) as e
-    where e.id = any (v_early) is not true and e.id = any (v_held) is not true
+    where e.id = any (v_early.ids) is not true and e.id = any (v_held) is not true
   );
 end;
 $$;
@@ -8013,4 +8043,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '5ff2ea411f35b6dd122603fd168e2b0cd9fb7ccd530466ae8627fea3994c3580');
+  ('000002', '0e4aac2b8c3e415b6819f20a9c8da512d3291b02369a915a9d81e9044bc1309a');

@@ -6,6 +6,8 @@
 -- Locks      the last delivery in the queue of each key and ordered webhook, until the batch
 --            commits: behind it, what is new can't be overlooked by whoever ends it.
 -- Returns    the others, or null.
+--
+-- Those behind one whose fan-out fails are tried with it again, but within a minute.
 
 create or replace function webhookpub.keep_order (
   p_events webhookpub.events[]
@@ -15,53 +17,28 @@ create or replace function webhookpub.keep_order (
   volatile
 as $$
 declare
-  v_ids constant text[] := array(select e.id from unnest(p_events) as e);
-  v_early text[];
-  v_failing boolean;
+  v_now constant timestamptz := clock_timestamp();
+  v_early record;
   v_held text[];
 begin
-  -- Users are few, and what is pending of one before the last of these events is what somebody
-  -- else has just taken.
-  with earlier as materialized (
-    select x.user_id, x.ordering_key, min(x.created_at) as created_at,
-      bool_or(x.last_error is not null) as failing
-    from (
-      select e.user_id, max(e.expires_at) as expires_at
-      from unnest(p_events) as e
-      where e.ordering_key is not null
-      group by e.user_id
-    ) as u
-    cross join lateral (
-      select x.user_id, x.ordering_key, x.created_at, x.last_error
-      from webhookpub.events as x
-      where x.status = 'pending'
-        -- In either lane.
-        and x.pending_user_id = any (array[u.user_id, chr(1) || u.user_id])
-        and x.expires_at <= u.expires_at
-        and x.ordering_key is not null
-        and x.id <> all (v_ids)
-      offset 0
-    ) as x
-    group by x.user_id, x.ordering_key
-  )
-  select array_agg(e.id), bool_or(x.failing) into v_early, v_failing
-  from unnest(p_events) as e
-  join earlier as x on x.user_id = e.user_id and x.ordering_key = e.ordering_key
-  where x.created_at < e.created_at;
-  if v_failing then
-    -- They make room for others: what they wait for is pending for longer.
+  v_early := webhookpub.early_events(p_events, v_now);
+  if exists (select from unnest(v_early.retries) as r (retry_at) where r.retry_at is not null) then
+    -- They make room for others, and for so long that no fan-out is busy with them alone.
     update webhookpub.events as e
-    set retry_at = clock_timestamp() + interval '1 second'
-    where e.id = any (v_early) and e.status = 'pending';
+    set retry_at = greatest(
+      v_now + interval '1 second', least(r.retry_at, v_now + interval '1 minute')
+    )
+    from unnest(v_early.ids, v_early.retries) as r (id, retry_at)
+    where e.id = r.id and r.retry_at is not null and e.status = 'pending';
   end if;
 
   v_held := webhookpub.hold_tails(array(
-    select e from unnest(p_events) as e where e.id = any (v_early) is not true
+    select e from unnest(p_events) as e where e.id = any (v_early.ids) is not true
   ));
   return (
     select array_agg(e)
     from unnest(p_events) as e
-    where e.id = any (v_early) is not true and e.id = any (v_held) is not true
+    where e.id = any (v_early.ids) is not true and e.id = any (v_held) is not true
   );
 end;
 $$;

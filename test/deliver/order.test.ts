@@ -146,6 +146,9 @@ void t.test("an event whose fan-out fails holds its key, and nobody else", async
   const [b1] = await publishKeys(sql, ["b"]);
   for (let i = 0; i < 3; i += 1) await sql`select webhookpub.fan_out()`;
   t.strictSame(events(await leaseAll(sql, [id])), [b1], "600 of its key are in nobody's way");
+  const later = await sql`
+    select from webhookpub.events where id <> ${a1!} and retry_at > now() + interval '30 seconds'`;
+  t.equal(later.count, 600, "and not looked at again and again");
   await sql`update webhookpub.events set retry_at = null, last_error = null`;
   await fanOutAll(sql);
   t.strictSame(events(await leaseAll(sql, [id])), [a1]);

@@ -213,6 +213,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   pace_burst: [NOBODY, "webhookpub.pace_burst(1)"],
   spend_pace: [NOBODY, `webhookpub.spend_pace('{}', '{}', ${now})`],
   keep_order: [NOBODY, "webhookpub.keep_order('{}')"],
+  early_events: [NOBODY, "webhookpub.early_events('{}', now())"],
   hold_tails: [NOBODY, "webhookpub.hold_tails('{}')"],
   take_turns: [NOBODY, "webhookpub.take_turns('{}', '{}', '{}', '{}')"],
   hold_turns: [NOBODY, "webhookpub.hold_turns('{}')"],
