@@ -523,6 +523,27 @@ void t.test("security definer functions pin their search_path, pg_temp last", (t
   t.end();
 });
 
+void t.test("whoever says how it is planned does so by a recipe of CONTRIBUTING.md", async (t) => {
+  const recipes = new Map(
+    tableRows(await readPage("CONTRIBUTING.md"), "recipe").map(([name = "", , settings = ""]) => [
+      settings.replaceAll(/`| (?==)|(?<==) /g, ""),
+      name,
+    ]),
+  );
+  const uses = new Map<string, number>();
+  const others = functions.flatMap(({ signature, config }) => {
+    const settings = (config ?? []).filter((one) =>
+      /^(?:enable_|plan_cache_mode|jit|.*_cost)/.test(one),
+    );
+    if (settings.length === 0) return [];
+    const recipe = recipes.get(settings.join(", "));
+    if (recipe !== undefined) uses.set(recipe, (uses.get(recipe) ?? 0) + 1);
+    return recipe === undefined ? [`${signature}: ${settings.join(", ")}`] : [];
+  });
+  none(t, others, "the same settings, in the same order");
+  t.strictSame([...uses.keys()].toSorted(), [...recipes.values()].toSorted(), "each is in use");
+});
+
 void t.test("PUBLIC may execute none of the functions", (t) => {
   none(
     t,

@@ -24,9 +24,9 @@ create or replace function webhookpub.fan_out_events (
   language plpgsql
   volatile
   set plan_cache_mode = force_custom_plan
+  set enable_seqscan = off
   set enable_hashjoin = on
   set enable_mergejoin = on
-  set enable_seqscan = off
   set jit = off
 as $$
 declare

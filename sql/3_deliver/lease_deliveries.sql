@@ -33,10 +33,10 @@ create or replace function webhookpub.lease_deliveries (
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
   set enable_hashjoin = off
   set enable_mergejoin = off
+  set jit = off
 as $$
 #variable_conflict use_column
 declare

@@ -30,6 +30,8 @@ create or replace function webhookpub.add_deliver_jobs (
   -- index, whose collation is the database's.
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
+  set enable_hashjoin = on
+  set enable_mergejoin = on
   set jit = off
 as $$
   with wanted as materialized (

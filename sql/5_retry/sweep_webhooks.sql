@@ -15,9 +15,12 @@ create or replace function webhookpub.sweep_webhooks (
   returns text[]
   language plpgsql
   volatile
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_position text;

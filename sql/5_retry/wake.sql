@@ -16,8 +16,10 @@ create or replace function webhookpub.wake (
   -- It runs each second with nothing to do: planning took four fifths of that.
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();

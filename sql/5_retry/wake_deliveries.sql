@@ -13,9 +13,12 @@ create or replace function webhookpub.wake_deliveries (
   returns bigint
   language plpgsql
   volatile
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();

@@ -17,6 +17,8 @@ create or replace function webhookpub.delete_expired (
   -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
+  set enable_hashjoin = on
+  set enable_mergejoin = on
   set jit = off
 as $$
 declare
