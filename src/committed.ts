@@ -1,7 +1,7 @@
 // What migrations/committed holds: which migration is the last, whose hashes are ours, and the
 // functions and views as the last migration that has them leaves them.
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "./config.ts";
 
@@ -34,6 +34,18 @@ export function committedTexts(): string[] {
     .filter((file) => file.endsWith(".sql"))
     .toSorted()
     .map((file) => readFileSync(join(folder, file), "utf8"));
+}
+
+/**
+ * The migration of the next release, with the files that it includes, as the repository has it; a
+ * package has none.
+ */
+export function currentText(): string | undefined {
+  const file = join(migrationsFolder, "current.sql");
+  if (!existsSync(file)) return undefined;
+  return readFileSync(file, "utf8").replaceAll(/^--!include (\S+)$/gm, (_, path: string) =>
+    readFileSync(join(root, "sql", path), "utf8"),
+  );
 }
 
 /** The last migration that this package brings, or the last of these. */

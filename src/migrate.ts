@@ -9,6 +9,7 @@ import {
   committedObjects,
   committedTables,
   committedTexts,
+  currentText,
   ledgerHashes,
   migrationsFolder,
 } from "./committed.ts";
@@ -66,11 +67,14 @@ export async function migrate(
     await sql`select pg_advisory_lock(2003006834, 2)`;
     await sql`select set_config('lock_timeout', ${String(LOCK_MS)}, false)`;
     const ours = await isOursToMigrate(sql);
+    let isNew = (await lastMigration(sql)) === null;
     await checkDatabase(sql);
     await patiently(sql, log, patienceMs, async () => {
       if (ours) await installGraphileWorker(url, upgradeGraphileWorker);
       await settlePrivileges(sql);
       if (ours) await runCommittedMigrations(sql, url);
+      if (isNew) await runCurrent(sql);
+      isNew = false;
       await putBack(sql, log);
       // Again, each time: the roles may be allowed by now, and graphile-worker's tables new.
       await sql`select webhookpub.install_roles()`;
@@ -118,6 +122,12 @@ async function runCommittedMigrations(sql: Sql, url: string): Promise<void> {
   } finally {
     await poolIsClosed(sql);
   }
+}
+
+/** In the repository a new database has what the next release brings: there is no way there later. */
+async function runCurrent(sql: Sql): Promise<void> {
+  const current = currentText();
+  if (current !== undefined) await sql.begin((tx) => tx.unsafe(current));
 }
 
 /** graphile-migrate keeps its pool for 200 ms and ends the process if it breaks meanwhile. */
