@@ -1,5 +1,5 @@
 --! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:43baaa4fab38a3994947ae1f8196e5a6ebcd4e5b
+--! Hash: sha1:899a3ceb859063cda4f51b4a4705ac0b7f8dfd83
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2180,9 +2180,12 @@ create or replace function webhookpub.fan_out_batch (
   volatile
   security definer
   set search_path = pg_catalog, pg_temp
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_events webhookpub.events[];
@@ -2274,9 +2277,9 @@ create or replace function webhookpub.fan_out_events (
   language plpgsql
   volatile
   set plan_cache_mode = force_custom_plan
+  set enable_seqscan = off
   set enable_hashjoin = on
   set enable_mergejoin = on
-  set enable_seqscan = off
   set jit = off
 as $$
 declare
@@ -2877,8 +2880,10 @@ create or replace function webhookpub.next_events (
   -- By index, and few, whatever stale statistics say.
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
@@ -2949,8 +2954,10 @@ create or replace function webhookpub.next_heavy (
   -- By index, whatever stale statistics say.
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
@@ -3521,10 +3528,10 @@ create or replace function webhookpub.lease_deliveries (
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
   set enable_hashjoin = off
   set enable_mergejoin = off
+  set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -3610,10 +3617,10 @@ create or replace function webhookpub.lease_requests (
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
   set enable_hashjoin = off
   set enable_mergejoin = off
+  set jit = off
 as $$
 #variable_conflict use_column
 begin
@@ -3706,10 +3713,10 @@ create or replace function webhookpub.release_deliveries (
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
   set enable_hashjoin = off
   set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
@@ -3907,7 +3914,7 @@ begin
   ) as h;
 
   return query
-  with wanted as materialized (
+  with sized as materialized (
     select
       h.id, h.event_id, h.event_type, h.webhook_id, n.body,
       sum(octet_length(n.body)) over (rows unbounded preceding) - octet_length(n.body) as before
@@ -3931,7 +3938,7 @@ begin
       when h.body is null then 'its envelope is gone'
       when g.signature is null then 'its webhook has no secret'
     end
-  from wanted as h
+  from sized as h
   cross join lateral (
     select w.* from webhookpub.webhooks as w where w.id = h.webhook_id offset 0
   ) as w
@@ -4083,7 +4090,7 @@ comment on function webhookpub.standing (webhookpub.webhooks, timestamptz) is
   'For how many more requests a webhook has room now, and what it waits for if for none.';
 --! EndIncluded 3_deliver/standing.sql
 --! Included 4_record/apply_verdicts.sql
--- Moves deliveries as their answers want it: out of the queue and into the history, or to their
+-- Moves deliveries as their answers have it: out of the queue and into the history, or to their
 -- next attempt.
 --
 -- Called by  webhookpub.record_attempts, which has locked them in the queue.
@@ -4294,7 +4301,7 @@ comment on function webhookpub.follow_answers (webhookpub.answer[], timestamptz)
 --! EndIncluded 4_record/follow_answers.sql
 --! Included 4_record/hold_answers.sql
 -- Locks the webhooks that have to learn of an answer in the transaction that records it: one
--- that answered 410 is disabled, one whose receiver wants to be left alone pauses, and a probe
+-- that answered 410 is disabled, one whose receiver asks for a pause has one, and a probe
 -- that failed keeps its circuit open. Lost, it would send the next request at once.
 --
 -- Called by  webhookpub.record_attempts.
@@ -4771,10 +4778,10 @@ create or replace function webhookpub.record_attempts (
   set search_path = pg_catalog, pg_temp
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
   set enable_hashjoin = off
   set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
@@ -4846,9 +4853,11 @@ create or replace function webhookpub.add_deliver_jobs (
   -- index, whose collation is the database's.
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
+  set enable_hashjoin = on
+  set enable_mergejoin = on
   set jit = off
 as $$
-  with wanted as materialized (
+  with needed as materialized (
     select
       i.id,
       json_build_object('webhook_id', i.id, 'user_id', (
@@ -4867,10 +4876,10 @@ as $$
       )
   ),
   own as materialized (
-    select w.id, w.payload
-    from wanted as w
+    select n.id, n.payload
+    from needed as n
     -- Few locks, however many webhooks.
-    where pg_try_advisory_xact_lock(2003006837, hashtext(w.id) & 255)
+    where pg_try_advisory_xact_lock(2003006837, hashtext(n.id) & 255)
   ),
   ours as materialized (
     select j.key
@@ -4896,7 +4905,7 @@ as $$
   ),
   -- add_jobs, too, leaves out a key whose job was taken in that very instant.
   missed as (
-    select w.payload from wanted as w where w.id not in (select a.key collate "C" from added as a)
+    select n.payload from needed as n where n.id not in (select a.key collate "C" from added as a)
   )
   select count(*)
   from missed as m
@@ -5172,9 +5181,12 @@ create or replace function webhookpub.sweep_webhooks (
   returns text[]
   language plpgsql
   volatile
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_position text;
@@ -5239,8 +5251,10 @@ create or replace function webhookpub.wake (
   -- It runs each second with nothing to do: planning took four fifths of that.
   set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
@@ -5293,9 +5307,12 @@ create or replace function webhookpub.wake_deliveries (
   returns bigint
   language plpgsql
   volatile
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set jit = off
   set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
@@ -5406,6 +5423,8 @@ create or replace function webhookpub.cancel_deleted (
   -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
+  set enable_hashjoin = on
+  set enable_mergejoin = on
   set jit = off
 as $$
   with pending as materialized (
@@ -5570,6 +5589,8 @@ create or replace function webhookpub.delete_expired (
   -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
+  set enable_hashjoin = on
+  set enable_mergejoin = on
   set jit = off
 as $$
 declare
@@ -5678,6 +5699,8 @@ create or replace function webhookpub.delete_webhooks (
   -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
+  set enable_hashjoin = on
+  set enable_mergejoin = on
   set jit = off
 as $$
 declare
@@ -5827,6 +5850,8 @@ create or replace function webhookpub.envelopes_are_needed (
   -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
+  set enable_hashjoin = on
+  set enable_mergejoin = on
   set jit = off
 as $$
   select exists (
@@ -7383,6 +7408,8 @@ create or replace function webhookpub.redeliver_since (
   -- Planned for the sizes at hand: a plan that was kept from empty tables reads full ones.
   set plan_cache_mode = force_custom_plan
   set enable_seqscan = off
+  set enable_hashjoin = on
+  set enable_mergejoin = on
   set jit = off
 as $$
 declare
@@ -8043,4 +8070,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '0e4aac2b8c3e415b6819f20a9c8da512d3291b02369a915a9d81e9044bc1309a');
+  ('000002', '0cdb4478e60ca69d3003628c5f123d208ea828e20eb75f6fda14d1d83ceb6999');

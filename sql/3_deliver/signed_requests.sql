@@ -47,7 +47,7 @@ begin
   ) as h;
 
   return query
-  with wanted as materialized (
+  with sized as materialized (
     select
       h.id, h.event_id, h.event_type, h.webhook_id, n.body,
       sum(octet_length(n.body)) over (rows unbounded preceding) - octet_length(n.body) as before
@@ -71,7 +71,7 @@ begin
       when h.body is null then 'its envelope is gone'
       when g.signature is null then 'its webhook has no secret'
     end
-  from wanted as h
+  from sized as h
   cross join lateral (
     select w.* from webhookpub.webhooks as w where w.id = h.webhook_id offset 0
   ) as w

@@ -1,4 +1,4 @@
--- Moves deliveries as their answers want it: out of the queue and into the history, or to their
+-- Moves deliveries as their answers have it: out of the queue and into the history, or to their
 -- next attempt.
 --
 -- Called by  webhookpub.record_attempts, which has locked them in the queue.

@@ -1,5 +1,5 @@
 -- Locks the webhooks that have to learn of an answer in the transaction that records it: one
--- that answered 410 is disabled, one whose receiver wants to be left alone pauses, and a probe
+-- that answered 410 is disabled, one whose receiver asks for a pause has one, and a probe
 -- that failed keeps its circuit open. Lost, it would send the next request at once.
 --
 -- Called by  webhookpub.record_attempts.

@@ -34,7 +34,7 @@ create or replace function webhookpub.add_deliver_jobs (
   set enable_mergejoin = on
   set jit = off
 as $$
-  with wanted as materialized (
+  with needed as materialized (
     select
       i.id,
       json_build_object('webhook_id', i.id, 'user_id', (
@@ -53,10 +53,10 @@ as $$
       )
   ),
   own as materialized (
-    select w.id, w.payload
-    from wanted as w
+    select n.id, n.payload
+    from needed as n
     -- Few locks, however many webhooks.
-    where pg_try_advisory_xact_lock(2003006837, hashtext(w.id) & 255)
+    where pg_try_advisory_xact_lock(2003006837, hashtext(n.id) & 255)
   ),
   ours as materialized (
     select j.key
@@ -82,7 +82,7 @@ as $$
   ),
   -- add_jobs, too, leaves out a key whose job was taken in that very instant.
   missed as (
-    select w.payload from wanted as w where w.id not in (select a.key collate "C" from added as a)
+    select n.payload from needed as n where n.id not in (select a.key collate "C" from added as a)
   )
   select count(*)
   from missed as m

@@ -247,7 +247,8 @@ void t.test("a worker whose calls are gone loses nothing, and says so", async (t
     select 'webhookpub.record_attempts'::regproc::oid::regprocedure::text as signature`;
   await sql.unsafe(`alter function ${signature} rename to record_answers`);
   await world.receivers.behave({ held: { answers: [200] } });
-  await until(() => /recording 10 attempts failed/.test(worker.output()), "it to say so");
+  await world.receivers.saw(10, isAccepted, "10 answers");
+  await until(() => /recording \d+ attempts failed/.test(worker.output()), "it to say so");
   await world.publish(5);
   t.equal((await sql`select from webhookpub.attempts`).count, 0);
   worker.kill("SIGTERM");
