@@ -1,5 +1,5 @@
 --! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:899a3ceb859063cda4f51b4a4705ac0b7f8dfd83
+--! Hash: sha1:90b72a5b582df6774027858e627a187249cefa18
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1943,14 +1943,22 @@ begin
       group by e.user_id
     ) as u
     cross join lateral (
+      values
+        ('-infinity', u.expires_at),
+        -- Published when events were kept for longer.
+        (p_now + (select s.event_retention from webhookpub.settings as s), 'infinity')
+    ) as r (after, upto)
+    cross join lateral (
       select x.user_id, x.ordering_key, x.created_at, x.retry_at, x.last_error
       from webhookpub.events as x
       where x.status = 'pending'
         -- In either lane.
         and x.pending_user_id = any (array[u.user_id, chr(1) || u.user_id])
-        and x.expires_at <= u.expires_at
+        and x.expires_at > r.after
+        and x.expires_at <= r.upto
         and x.ordering_key is not null
-        and x.id <> all (v_ids)
+        -- Hashed: they may be many times many.
+        and x.id not in (select i.id from unnest(v_ids) as i (id))
       offset 0
     ) as x
     group by x.user_id, x.ordering_key
@@ -1999,7 +2007,7 @@ comment on function webhookpub.enter_fan_out () is
 --! Included 2_fan_out/events_by_turn.sql
 -- Finds pending events of many users, when one user's may fill a batch, and locks them.
 --
--- Called by  webhookpub.next_events.
+-- Called by  webhookpub.oldest_events.
 -- Locks      the events, skipping those that another fan-out has.
 -- Returns    where they are: the oldest of each of up to p_limit users, or some of each, if
 --            users are fewer.
@@ -2009,6 +2017,7 @@ comment on function webhookpub.enter_fan_out () is
 
 create or replace function webhookpub.events_by_turn (
   p_limit integer,
+  p_but_keys text[],
   p_now timestamptz
 )
   returns tid[]
@@ -2050,6 +2059,7 @@ begin
       where e.status = 'pending'
         and e.pending_user_id = u.user_id
         and (e.retry_at is null or e.retry_at <= p_now)
+        and (e.ordering_key = any (p_but_keys)) is not true
       order by e.status, e.pending_user_id, e.expires_at
       limit greatest(p_limit / cardinality(v_users), 1)
       for update skip locked
@@ -2058,8 +2068,8 @@ begin
 end;
 $$;
 
-comment on function webhookpub.events_by_turn (integer, timestamptz) is
-  'Locks the oldest pending events of the users whose turn it is; returns where they are.';
+comment on function webhookpub.events_by_turn (integer, text[], timestamptz) is
+  'Locks the oldest pending events of the users whose turn it is, but those with these ordering keys; returns where they are.';
 --! EndIncluded 2_fan_out/events_by_turn.sql
 --! Included 2_fan_out/fail_events.sql
 -- Keeps the error of events that could not be fanned out.
@@ -2723,7 +2733,8 @@ comment on function webhookpub.heavy_waits () is
 --! EndIncluded 2_fan_out/heavy_waits.sql
 --! Included 2_fan_out/hold_tails.sql
 -- Locks what new deliveries of ordered webhooks come behind: the last in the queue with their
--- ordering key. Once it is locked nobody can end it, and overlook them.
+-- ordering key. Once it is locked nobody can end it, and overlook them; nor later, by a snapshot
+-- from before, for it is written anew: that is an error of theirs (40001).
 --
 -- Called by  webhookpub.keep_order.
 -- Locks      those deliveries, skipping what somebody else holds.
@@ -2781,6 +2792,11 @@ as $$
       for update skip locked
       offset 0
     ) as hl on true
+  ),
+  written as (
+    update webhookpub.queue as q
+    set attempt = q.attempt
+    where q.delivery_id = any (array(select t.locked_id from tail as t))
   )
   select array_agg(e.id)
   from unnest(p_events) as e
@@ -2870,6 +2886,9 @@ comment on function webhookpub.leave_fan_out () is
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
 -- Returns    them, or null.
+--
+-- Where most of them would overtake, others are looked for, with other keys: however many wait
+-- behind one, they are in nobody's way.
 
 create or replace function webhookpub.next_events (
   p_limit integer,
@@ -2888,49 +2907,36 @@ as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_at tid[];
+  v_found webhookpub.events[];
+  v_kept webhookpub.events[];
+  v_keys text[] := '{}';
 begin
-  -- Where they are: with the rows, PostgreSQL would read all their bytes.
-  select array_agg(p.at) into v_at
-  from (
-    select u.at
-    from (
-      select e.ctid as at
-      from webhookpub.events as e
-      where e.status = 'pending'
-        and e.pending_user_id >= chr(2)
-        and (e.retry_at is null or e.retry_at <= v_now)
-      order by e.status, e.pending_user_id, e.expires_at
-      limit p_limit
-      for update skip locked
-    ) as u
-    union all
-    -- Those that somebody has set back to pending.
-    select n.at
-    from (
-      select e.ctid as at
-      from webhookpub.events as e
-      where e.status = 'pending' and e.pending_user_id is null
-      order by e.status, e.pending_user_id, e.expires_at
-      limit p_limit
-      for update skip locked
-    ) as n
-    limit greatest(p_limit, 0)
-  ) as p;
-  if v_at is not null then
-    if cardinality(v_at) > 1 and cardinality(v_at) = p_limit then
-      v_at := v_at || webhookpub.events_by_turn(p_limit, v_now);
-    end if;
+  for i in 1 .. 4 loop
+    v_at := webhookpub.oldest_events(p_limit, v_keys, v_now);
+    exit when v_at is null;
     v_at := webhookpub.fit_batch(v_at, p_limit);
-    select array_agg(l.event) into events
+    select array_agg(l.event) into v_found
     from unnest(v_at) as a (at)
     -- One by one; "offset 0" keeps the planner from joining.
     cross join lateral (
       select e as event from webhookpub.events as e where e.ctid = a.at offset 0
     ) as l;
-    if exists (select from unnest(events) as e where e.ordering_key is not null) then
-      events := webhookpub.keep_order(events);
+    v_kept := v_found;
+    if exists (select from unnest(v_found) as e where e.ordering_key is not null) then
+      v_kept := webhookpub.keep_order(v_found);
     end if;
-  end if;
+    events := (
+      select array_agg(e)
+      from (select distinct on (e.id) e from unnest(events || v_kept) as e) as e (e)
+    );
+    exit when coalesce(cardinality(v_kept), 0) * 2 >= cardinality(v_found) is not false;
+    v_keys := v_keys || array(
+      select distinct e.ordering_key
+      from unnest(v_found) as e
+      where e.ordering_key is not null
+        and e.id <> all (array(select k.id from unnest(v_kept) as k))
+    );
+  end loop;
 end;
 $$;
 
@@ -2996,6 +3002,65 @@ $$;
 comment on function webhookpub.next_heavy () is
   'Locks and returns the next event of the heavy lane, of all users in turn; null if there is none.';
 --! EndIncluded 2_fan_out/next_heavy.sql
+--! Included 2_fan_out/oldest_events.sql
+-- Finds the pending events that have waited longest, and locks them; while more wait than that,
+-- of all users in turn.
+--
+-- Called by  webhookpub.next_events.
+-- Locks      the events, skipping those that another fan-out has.
+-- Returns    where they are, or null; at most p_limit, and as many of users in turn.
+
+create or replace function webhookpub.oldest_events (
+  p_limit integer,
+  p_but_keys text[],
+  p_now timestamptz
+)
+  returns tid[]
+  language plpgsql
+  volatile
+as $$
+declare
+  v_at tid[];
+begin
+  -- Where they are: with the rows, PostgreSQL would read all their bytes.
+  select array_agg(p.at) into v_at
+  from (
+    select u.at
+    from (
+      select e.ctid as at
+      from webhookpub.events as e
+      where e.status = 'pending'
+        and e.pending_user_id >= chr(2)
+        and (e.retry_at is null or e.retry_at <= p_now)
+        and (e.ordering_key = any (p_but_keys)) is not true
+      order by e.status, e.pending_user_id, e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as u
+    union all
+    -- Those that somebody has set back to pending.
+    select n.at
+    from (
+      select e.ctid as at
+      from webhookpub.events as e
+      where e.status = 'pending' and e.pending_user_id is null
+        and (e.ordering_key = any (p_but_keys)) is not true
+      order by e.status, e.pending_user_id, e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as n
+    limit greatest(p_limit, 0)
+  ) as p;
+  if cardinality(v_at) > 1 and cardinality(v_at) = p_limit then
+    v_at := v_at || webhookpub.events_by_turn(p_limit, p_but_keys, p_now);
+  end if;
+  return v_at;
+end;
+$$;
+
+comment on function webhookpub.oldest_events (integer, text[], timestamptz) is
+  'Locks the oldest pending events, but those with these ordering keys, of all users in turn; returns where they are.';
+--! EndIncluded 2_fan_out/oldest_events.sql
 --! Included 2_fan_out/queue_deliveries.sql
 -- Puts the first deliveries of a batch into the queue. What its own process can send at once is
 -- born leased, so that no lease need be asked for: of webhooks that are well and have nothing else
@@ -8070,4 +8135,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '0cdb4478e60ca69d3003628c5f123d208ea828e20eb75f6fda14d1d83ceb6999');
+  ('000002', '99a32d203ef131884742d16e6854adec3643d643d09d1438327fe3dc1e23c89a');

@@ -28,14 +28,22 @@ begin
       group by e.user_id
     ) as u
     cross join lateral (
+      values
+        ('-infinity', u.expires_at),
+        -- Published when events were kept for longer.
+        (p_now + (select s.event_retention from webhookpub.settings as s), 'infinity')
+    ) as r (after, upto)
+    cross join lateral (
       select x.user_id, x.ordering_key, x.created_at, x.retry_at, x.last_error
       from webhookpub.events as x
       where x.status = 'pending'
         -- In either lane.
         and x.pending_user_id = any (array[u.user_id, chr(1) || u.user_id])
-        and x.expires_at <= u.expires_at
+        and x.expires_at > r.after
+        and x.expires_at <= r.upto
         and x.ordering_key is not null
-        and x.id <> all (v_ids)
+        -- Hashed: they may be many times many.
+        and x.id not in (select i.id from unnest(v_ids) as i (id))
       offset 0
     ) as x
     group by x.user_id, x.ordering_key

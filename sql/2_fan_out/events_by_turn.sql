@@ -1,6 +1,6 @@
 -- Finds pending events of many users, when one user's may fill a batch, and locks them.
 --
--- Called by  webhookpub.next_events.
+-- Called by  webhookpub.oldest_events.
 -- Locks      the events, skipping those that another fan-out has.
 -- Returns    where they are: the oldest of each of up to p_limit users, or some of each, if
 --            users are fewer.
@@ -10,6 +10,7 @@
 
 create or replace function webhookpub.events_by_turn (
   p_limit integer,
+  p_but_keys text[],
   p_now timestamptz
 )
   returns tid[]
@@ -51,6 +52,7 @@ begin
       where e.status = 'pending'
         and e.pending_user_id = u.user_id
         and (e.retry_at is null or e.retry_at <= p_now)
+        and (e.ordering_key = any (p_but_keys)) is not true
       order by e.status, e.pending_user_id, e.expires_at
       limit greatest(p_limit / cardinality(v_users), 1)
       for update skip locked
@@ -59,5 +61,5 @@ begin
 end;
 $$;
 
-comment on function webhookpub.events_by_turn (integer, timestamptz) is
-  'Locks the oldest pending events of the users whose turn it is; returns where they are.';
+comment on function webhookpub.events_by_turn (integer, text[], timestamptz) is
+  'Locks the oldest pending events of the users whose turn it is, but those with these ordering keys; returns where they are.';

@@ -1,5 +1,6 @@
 -- Locks what new deliveries of ordered webhooks come behind: the last in the queue with their
--- ordering key. Once it is locked nobody can end it, and overlook them.
+-- ordering key. Once it is locked nobody can end it, and overlook them; nor later, by a snapshot
+-- from before, for it is written anew: that is an error of theirs (40001).
 --
 -- Called by  webhookpub.keep_order.
 -- Locks      those deliveries, skipping what somebody else holds.
@@ -57,6 +58,11 @@ as $$
       for update skip locked
       offset 0
     ) as hl on true
+  ),
+  written as (
+    update webhookpub.queue as q
+    set attempt = q.attempt
+    where q.delivery_id = any (array(select t.locked_id from tail as t))
   )
   select array_agg(e.id)
   from unnest(p_events) as e

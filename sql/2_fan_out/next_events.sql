@@ -6,6 +6,9 @@
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
 -- Returns    them, or null.
+--
+-- Where most of them would overtake, others are looked for, with other keys: however many wait
+-- behind one, they are in nobody's way.
 
 create or replace function webhookpub.next_events (
   p_limit integer,
@@ -24,49 +27,36 @@ as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_at tid[];
+  v_found webhookpub.events[];
+  v_kept webhookpub.events[];
+  v_keys text[] := '{}';
 begin
-  -- Where they are: with the rows, PostgreSQL would read all their bytes.
-  select array_agg(p.at) into v_at
-  from (
-    select u.at
-    from (
-      select e.ctid as at
-      from webhookpub.events as e
-      where e.status = 'pending'
-        and e.pending_user_id >= chr(2)
-        and (e.retry_at is null or e.retry_at <= v_now)
-      order by e.status, e.pending_user_id, e.expires_at
-      limit p_limit
-      for update skip locked
-    ) as u
-    union all
-    -- Those that somebody has set back to pending.
-    select n.at
-    from (
-      select e.ctid as at
-      from webhookpub.events as e
-      where e.status = 'pending' and e.pending_user_id is null
-      order by e.status, e.pending_user_id, e.expires_at
-      limit p_limit
-      for update skip locked
-    ) as n
-    limit greatest(p_limit, 0)
-  ) as p;
-  if v_at is not null then
-    if cardinality(v_at) > 1 and cardinality(v_at) = p_limit then
-      v_at := v_at || webhookpub.events_by_turn(p_limit, v_now);
-    end if;
+  for i in 1 .. 4 loop
+    v_at := webhookpub.oldest_events(p_limit, v_keys, v_now);
+    exit when v_at is null;
     v_at := webhookpub.fit_batch(v_at, p_limit);
-    select array_agg(l.event) into events
+    select array_agg(l.event) into v_found
     from unnest(v_at) as a (at)
     -- One by one; "offset 0" keeps the planner from joining.
     cross join lateral (
       select e as event from webhookpub.events as e where e.ctid = a.at offset 0
     ) as l;
-    if exists (select from unnest(events) as e where e.ordering_key is not null) then
-      events := webhookpub.keep_order(events);
+    v_kept := v_found;
+    if exists (select from unnest(v_found) as e where e.ordering_key is not null) then
+      v_kept := webhookpub.keep_order(v_found);
     end if;
-  end if;
+    events := (
+      select array_agg(e)
+      from (select distinct on (e.id) e from unnest(events || v_kept) as e) as e (e)
+    );
+    exit when coalesce(cardinality(v_kept), 0) * 2 >= cardinality(v_found) is not false;
+    v_keys := v_keys || array(
+      select distinct e.ordering_key
+      from unnest(v_found) as e
+      where e.ordering_key is not null
+        and e.id <> all (array(select k.id from unnest(v_kept) as k))
+    );
+  end loop;
 end;
 $$;
 

@@ -154,6 +154,83 @@ void t.test("an event whose fan-out fails holds its key, and nobody else", async
   t.strictSame(events(await leaseAll(sql, [id])), [a1]);
 });
 
+void t.test("whatever an event waits for, other keys and others without one do not", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id } = await createWebhook(sql, { ordered: true });
+  /** More than a batch takes, and one behind them. */
+  const flood = async (key: string) => {
+    await sql`
+      select webhook_publish_tx('email.received', 'user_1', '{}', ordering_key => ${key})
+      from generate_series(1, 600)`;
+    return await publishKeys(sql, ["b"]);
+  };
+  const open = session();
+
+  const [a1] = await publishKeys(sql, ["a"]);
+  await open`begin`;
+  await open`select from webhookpub.events where id = ${a1!} for update`;
+  let behind = await flood("a");
+  await sql`select webhookpub.fan_out()`;
+  t.strictSame(events(await leaseAll(sql, [id])), behind, "while somebody has the first");
+  await open`commit`;
+
+  await publishKeys(sql, ["c"]);
+  await fanOutAll(sql);
+  await open`begin`;
+  await open`
+    select webhookpub.skip(q.delivery_id) from webhookpub.queue as q
+    where q.ordering_key = 'c'`;
+  behind = [...(await flood("c")), ...(await publishKeys(sql, [undefined]))];
+  await sql`select webhookpub.fan_out()`;
+  const waiting = await sql`
+    select from webhookpub.events where id = any (${behind}) and status = 'pending'`;
+  t.equal(waiting.count, 0, "while somebody has what they come behind");
+  await open`rollback`;
+});
+
+void t.test("a snapshot from before something came behind loses no turn", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id } = await createWebhook(sql, { ordered: true });
+  for (const steering of [
+    "select webhookpub.skip(q.delivery_id) from webhookpub.queue as q where q.turn_at is null",
+    `select webhookpub.update_webhook('${id}', p_ordered => false)`,
+    `select webhookpub.park_lost('infinity')`,
+  ]) {
+    await publishKeys(sql, ["a"]);
+    await fanOutAll(sql);
+    await leaseAll(sql, [id]);
+    await sql`update webhookpub.queue set suspicion = 3`;
+    const old = session();
+    await old`begin isolation level repeatable read`;
+    await old`select from webhookpub.queue`;
+    await publishKeys(sql, ["a"]);
+    await fanOutAll(sql);
+    await t.rejects(old.unsafe(steering), { code: "40001" }, steering);
+    await old`rollback`;
+    const [row] = await sql`
+      select count(*)::integer as all, count(turn_at)::integer as waiting from webhookpub.queue`;
+    t.strictSame(row, { all: 2, waiting: 1 });
+    await sql`delete from webhookpub.queue`;
+  }
+});
+
+void t.test("nothing overtakes an event that is kept for longer", async (t) => {
+  const { sql } = await testDatabase(t);
+  const { id } = await createWebhook(sql, { ordered: true });
+  const [a1] = await publishKeys(sql, ["a"]);
+  await sql`
+    update webhookpub.events
+    set last_error = 'it fails', retry_at = now() + interval '1 hour',
+      pending_user_id = chr(1) || user_id`;
+  await sql`update webhookpub.settings set event_retention = '7 days'`;
+  await publishKeys(sql, ["a"]);
+  await fanOutAll(sql);
+  t.strictSame(events(await leaseAll(sql, [id])), []);
+  await sql`update webhookpub.events set retry_at = null`;
+  await sql`select webhookpub.fan_out()`;
+  t.strictSame(events(await leaseAll(sql, [id])), [a1]);
+});
+
 void t.test("skip cancels a delivery, and the next goes", async (t) => {
   const { sql } = await testDatabase(t);
   const { id } = await createWebhook(sql, { ordered: true });

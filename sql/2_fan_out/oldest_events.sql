@@ -1,0 +1,57 @@
+-- Finds the pending events that have waited longest, and locks them; while more wait than that,
+-- of all users in turn.
+--
+-- Called by  webhookpub.next_events.
+-- Locks      the events, skipping those that another fan-out has.
+-- Returns    where they are, or null; at most p_limit, and as many of users in turn.
+
+create or replace function webhookpub.oldest_events (
+  p_limit integer,
+  p_but_keys text[],
+  p_now timestamptz
+)
+  returns tid[]
+  language plpgsql
+  volatile
+as $$
+declare
+  v_at tid[];
+begin
+  -- Where they are: with the rows, PostgreSQL would read all their bytes.
+  select array_agg(p.at) into v_at
+  from (
+    select u.at
+    from (
+      select e.ctid as at
+      from webhookpub.events as e
+      where e.status = 'pending'
+        and e.pending_user_id >= chr(2)
+        and (e.retry_at is null or e.retry_at <= p_now)
+        and (e.ordering_key = any (p_but_keys)) is not true
+      order by e.status, e.pending_user_id, e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as u
+    union all
+    -- Those that somebody has set back to pending.
+    select n.at
+    from (
+      select e.ctid as at
+      from webhookpub.events as e
+      where e.status = 'pending' and e.pending_user_id is null
+        and (e.ordering_key = any (p_but_keys)) is not true
+      order by e.status, e.pending_user_id, e.expires_at
+      limit p_limit
+      for update skip locked
+    ) as n
+    limit greatest(p_limit, 0)
+  ) as p;
+  if cardinality(v_at) > 1 and cardinality(v_at) = p_limit then
+    v_at := v_at || webhookpub.events_by_turn(p_limit, p_but_keys, p_now);
+  end if;
+  return v_at;
+end;
+$$;
+
+comment on function webhookpub.oldest_events (integer, text[], timestamptz) is
+  'Locks the oldest pending events, but those with these ordering keys, of all users in turn; returns where they are.';
