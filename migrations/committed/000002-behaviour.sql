@@ -1,5 +1,5 @@
 --! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:90b72a5b582df6774027858e627a187249cefa18
+--! Hash: sha1:ceace475f7e0e0f7aa9c16fae73a8c62a97b6a8e
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -6563,6 +6563,7 @@ as
         select
         from webhookpub.webhooks as w
         where w.id = q.webhook_id and w.enabled and w.circuit_opened_at is null
+          and (w.paused_until > statement_timestamp()) is not true
         offset 0
       ) as w
       where q.attempt >= 0 and q.due_at <= statement_timestamp()
@@ -6575,8 +6576,7 @@ as
     from (
       select q.leased
       from webhookpub.queue as q
-      where q.attempt >= 0
-        and q.due_at > statement_timestamp()
+      where q.attempt >= 0 and q.due_at > statement_timestamp()
         -- The longest lease.
         and q.due_at <= statement_timestamp() + interval '45 seconds'
       order by q.due_at
@@ -6595,7 +6595,7 @@ comment on column webhookpub.backlog.events_failing is
 comment on column webhookpub.backlog.deliveries_pending is
   'Deliveries that have not ended; above 10,000 an estimate, from the last vacuum or analyze.';
 comment on column webhookpub.backlog.deliveries_due is
-  'Those that are due, of enabled webhooks whose circuits are closed; they wait for a worker, for room, or for their pace.';
+  'Those that are due, of enabled webhooks whose circuits are closed and pauses over; they wait for a worker, for room, or for their pace.';
 comment on column webhookpub.backlog.oldest_due is
   'How long the first of them has been due; more than a few seconds: no worker runs, or its webhook is slow.';
 comment on column webhookpub.backlog.deliveries_in_flight is
@@ -8135,4 +8135,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '99a32d203ef131884742d16e6854adec3643d643d09d1438327fe3dc1e23c89a');
+  ('000002', '5609d95bf555dfd0bebd5b26cb5a353c431f994c11c23cd8315b6859e149418b');

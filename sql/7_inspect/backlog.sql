@@ -97,6 +97,7 @@ as
         select
         from webhookpub.webhooks as w
         where w.id = q.webhook_id and w.enabled and w.circuit_opened_at is null
+          and (w.paused_until > statement_timestamp()) is not true
         offset 0
       ) as w
       where q.attempt >= 0 and q.due_at <= statement_timestamp()
@@ -109,8 +110,7 @@ as
     from (
       select q.leased
       from webhookpub.queue as q
-      where q.attempt >= 0
-        and q.due_at > statement_timestamp()
+      where q.attempt >= 0 and q.due_at > statement_timestamp()
         -- The longest lease.
         and q.due_at <= statement_timestamp() + interval '45 seconds'
       order by q.due_at
@@ -129,7 +129,7 @@ comment on column webhookpub.backlog.events_failing is
 comment on column webhookpub.backlog.deliveries_pending is
   'Deliveries that have not ended; above 10,000 an estimate, from the last vacuum or analyze.';
 comment on column webhookpub.backlog.deliveries_due is
-  'Those that are due, of enabled webhooks whose circuits are closed; they wait for a worker, for room, or for their pace.';
+  'Those that are due, of enabled webhooks whose circuits are closed and pauses over; they wait for a worker, for room, or for their pace.';
 comment on column webhookpub.backlog.oldest_due is
   'How long the first of them has been due; more than a few seconds: no worker runs, or its webhook is slow.';
 comment on column webhookpub.backlog.deliveries_in_flight is

@@ -1,5 +1,5 @@
 // The columns that stay, as drivers return them with their defaults: timestamps as Date, jsonb
-// parsed. Intervals differ from driver to driver and are not here.
+// parsed. Intervals and numeric differ from driver to driver and are not here.
 
 /** Whether an event has been fanned out. */
 export type EventStatus = "pending" | "processed" | "no_match";
@@ -20,6 +20,7 @@ export interface WebhookRow {
   disabled_at: Date | null;
   disabled_reason: string | null;
   max_in_flight: number;
+  ordered: boolean;
   created_at: Date;
   last_delivered_at: Date | null;
   deleted_at: Date | null;
@@ -34,6 +35,7 @@ export interface EventRow {
   conversation_id: string | null;
   labels: string[];
   message_id: string | null;
+  ordering_key: string | null;
   status: EventStatus;
   matched_webhook_ids: string[] | null;
   attempts: number;

@@ -47,6 +47,8 @@ void t.test("an answer with Retry-After pauses its webhook, and no other", async
     select distinct waits_for from webhookpub.delivery_log
     where webhook_id = ${id} and attempts = 0`;
   t.strictSame([...waiting], [{ waits_for: "end of pause" }]);
+  const due = await sql`select deliveries_due::integer, oldest_due from webhookpub.backlog`;
+  t.strictSame([...due], [{ deliveries_due: 0, oldest_due: null }], "nobody is to be told of it");
   await sql`select graphile_worker.complete_jobs(array(select id from graphile_worker.jobs))`;
   await sql`select webhookpub.wake()`;
   t.equal(
