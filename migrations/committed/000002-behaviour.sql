@@ -1,5 +1,5 @@
 --! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:ceace475f7e0e0f7aa9c16fae73a8c62a97b6a8e
+--! Hash: sha1:1950b3566570b1e34fe986b47ab9e5500202528f
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -5301,7 +5301,7 @@ comment on function webhookpub.sweep_webhooks (boolean, timestamptz, integer) is
 -- The tick: makes sure that whatever is due has a job, upkeep among it, which is due a minute
 -- after its last round, by this clock and not by those of the workers.
 --
--- Called by  every worker, once a second and by an awake fan-out every 50 ms, for the last
+-- Called by  every worker, once a second and by an awake fan-out every 100 ms or so, for the last
 --            seconds only, and when it starts.
 -- Locks      none that anybody waits for.
 
@@ -8135,4 +8135,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '5609d95bf555dfd0bebd5b26cb5a353c431f994c11c23cd8315b6859e149418b');
+  ('000002', '500f05cc692ffd7057b575af8ded576f5c2e55802f943c794d4e9e394c04fd65');

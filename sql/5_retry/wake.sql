@@ -1,7 +1,7 @@
 -- The tick: makes sure that whatever is due has a job, upkeep among it, which is due a minute
 -- after its last round, by this clock and not by those of the workers.
 --
--- Called by  every worker, once a second and by an awake fan-out every 50 ms, for the last
+-- Called by  every worker, once a second and by an awake fan-out every 100 ms or so, for the last
 --            seconds only, and when it starts.
 -- Locks      none that anybody waits for.
 

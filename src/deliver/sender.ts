@@ -96,11 +96,11 @@ export function makeSender(policy: Policy): Sender {
     return target;
   };
 
-  const originOf = ({ url }: Target): Origin => {
-    let origin = origins.get(url.origin);
+  const originOf = ({ origin: name }: Target): Origin => {
+    let origin = origins.get(name);
     if (!origin) {
       origin = { idle: [], session: undefined, open: 0 };
-      origins.set(url.origin, origin);
+      origins.set(name, origin);
     }
     return origin;
   };

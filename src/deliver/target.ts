@@ -3,6 +3,8 @@ import { isIP } from "node:net";
 /** Where a URL leads, and how it is asked for there. */
 export interface Target {
   readonly url: URL;
+  /** Of the URL, which would make it anew each time. */
+  readonly origin: string;
   readonly isSecure: boolean;
   readonly hostname: string;
   readonly port: number;
@@ -23,6 +25,7 @@ export function parseTarget(text: string): Target {
   const hostname = url.hostname.replace(/^\[|\]$/g, "");
   return {
     url,
+    origin: url.origin,
     isSecure,
     hostname,
     port: Number(url.port) || (isSecure ? 443 : 80),
