@@ -1,5 +1,5 @@
 --! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:1950b3566570b1e34fe986b47ab9e5500202528f
+--! Hash: sha1:5d53f60558bdaa53941121c720c04c7c83b26975
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -3744,14 +3744,19 @@ create or replace function webhookpub.pace_allows (
   language sql
   immutable
   parallel safe
-return floor(
-  p_max_per_second * (
-    webhookpub.pace_burst(p_max_per_second)
-    - coalesce(greatest(extract(epoch from p_spent_until - p_now)::double precision, 0), 0)
+return case
+  -- By a slower pace, or before the clock was set back: one goes, and sets it right.
+  when extract(epoch from p_spent_until - p_now)::double precision
+    > webhookpub.pace_burst(p_max_per_second) + 1 then 1
+  else floor(
+    p_max_per_second * (
+      webhookpub.pace_burst(p_max_per_second)
+      - coalesce(greatest(extract(epoch from p_spent_until - p_now)::double precision, 0), 0)
+    )
+    -- What is whole but for the last bit of a fraction is whole.
+    + 0.000001
   )
-  -- What is whole but for the last bit of a fraction is whole.
-  + 0.000001
-);
+end;
 
 comment on function webhookpub.pace_allows (double precision, timestamptz, timestamptz) is
   'How many requests a webhook may begin now by its pace; null: any number.';
@@ -4055,7 +4060,9 @@ as $$
     select
       w.id, w.rate,
       case
-        when l.count > 0 then greatest(c.spent_until, p_now) + interval '1 second' * (l.count / w.rate)
+        when l.count > 0 then least(
+          greatest(c.spent_until, p_now) + interval '1 second' * (l.count / w.rate), w.fullest
+        )
         -- By a slower pace, which it had before.
         when c.spent_until > w.fullest then w.fullest
         else c.spent_until
@@ -4132,10 +4139,12 @@ as $$
         from webhookpub.secrets as k
         where k.webhook_id = p_webhook.id and k.expires_at is null
       ) as has_secret,
-      case when p_webhook.max_per_second is not null then webhookpub.pace_allows(
-        p_webhook.max_per_second::double precision,
-        (select c.spent_until from webhookpub.paces as c where c.webhook_id = p_webhook.id),
-        p_now
+      case when p_webhook.max_per_second is not null then (
+        select webhookpub.pace_allows(
+          p_webhook.max_per_second::double precision, max(c.spent_until), p_now
+        )
+        from webhookpub.paces as c
+        where c.webhook_id = p_webhook.id
       ) end as paced,
       (
         select count(*)
@@ -8135,4 +8144,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '500f05cc692ffd7057b575af8ded576f5c2e55802f943c794d4e9e394c04fd65');
+  ('000002', '7e4bc0f4a2289bdc69e55d61816510786621cc584ec39d4e9477e38e5e80d547');

@@ -21,7 +21,9 @@ as $$
     select
       w.id, w.rate,
       case
-        when l.count > 0 then greatest(c.spent_until, p_now) + interval '1 second' * (l.count / w.rate)
+        when l.count > 0 then least(
+          greatest(c.spent_until, p_now) + interval '1 second' * (l.count / w.rate), w.fullest
+        )
         -- By a slower pace, which it had before.
         when c.spent_until > w.fullest then w.fullest
         else c.spent_until

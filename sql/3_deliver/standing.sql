@@ -34,10 +34,12 @@ as $$
         from webhookpub.secrets as k
         where k.webhook_id = p_webhook.id and k.expires_at is null
       ) as has_secret,
-      case when p_webhook.max_per_second is not null then webhookpub.pace_allows(
-        p_webhook.max_per_second::double precision,
-        (select c.spent_until from webhookpub.paces as c where c.webhook_id = p_webhook.id),
-        p_now
+      case when p_webhook.max_per_second is not null then (
+        select webhookpub.pace_allows(
+          p_webhook.max_per_second::double precision, max(c.spent_until), p_now
+        )
+        from webhookpub.paces as c
+        where c.webhook_id = p_webhook.id
       ) end as paced,
       (
         select count(*)
