@@ -1,5 +1,6 @@
 // The manual as a whole: its links, its words, its index, and the columns that it promises.
 import { existsSync } from "node:fs";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { root } from "../src/config.ts";
@@ -163,6 +164,24 @@ void t.test("what waits for what is told where it is looked for", async (t) => {
     t,
     reasons.filter((reason) => !new RegExp(`"waits for (?:an? |its )?${reason}"`).test(life.text)),
     "docs/life_of_a_delivery.md",
+  );
+});
+
+void t.test("each guarantee names a test that is there", async (t) => {
+  const page = await readPage("docs/guarantees.md");
+  const rows = ["guarantee", "fault", "taken out"].flatMap((first) => tableRows(page, first));
+  t.ok(rows.length > 90, `${rows.length} rows`);
+  const files = new Set(
+    (await readdir(join(root, "test"), { recursive: true })).flatMap(
+      (path) => /(\w+)\.test\.ts$/.exec(path)?.[1] ?? [],
+    ),
+  );
+  const quoted = (text: string) =>
+    [...text.matchAll(/`(\w+)`(?=:|$|,)/g)].map(([, name = ""]) => name);
+  none(
+    t,
+    rows.flatMap(([, test = ""]) => quoted(test)).filter((name) => !files.has(name)),
+    "test/**/<name>.test.ts",
   );
 });
 
