@@ -1,5 +1,5 @@
 --! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:5d53f60558bdaa53941121c720c04c7c83b26975
+--! Hash: sha1:4cd8867d143f1c124f04aa30ab06547973de5071
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -450,8 +450,9 @@ comment on function webhookpub.create_webhook
 -- history stays until it expires.
 --
 -- Called by  applications, psql.
--- Locks      the webhook, then its pending deliveries, in the order of their ids: what is
---            being recorded or leased is waited for, and waits for nobody itself.
+-- Locks      the webhook, then its pending deliveries, those that wait for their turn last, as
+--            webhookpub.skip and webhookpub.end_order do: what is being recorded or leased is
+--            waited for, and waits for nobody itself.
 -- Raises     WH020, WH021.
 
 create or replace function webhookpub.delete_webhook (
@@ -479,7 +480,7 @@ begin
     select q.delivery_id
     from webhookpub.queue as q
     where q.webhook_id = p_webhook_id
-    order by q.delivery_id
+    order by q.turn_at is not null, q.delivery_id
     for update
   ), 'cancelled');
 end;
@@ -8144,4 +8145,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '7e4bc0f4a2289bdc69e55d61816510786621cc584ec39d4e9477e38e5e80d547');
+  ('000002', '418fb9fe562ec7247738e9dfacd3a2a57ab914e9d854a4b08d28bdb6a755a19e');

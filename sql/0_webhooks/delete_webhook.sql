@@ -2,8 +2,9 @@
 -- history stays until it expires.
 --
 -- Called by  applications, psql.
--- Locks      the webhook, then its pending deliveries, in the order of their ids: what is
---            being recorded or leased is waited for, and waits for nobody itself.
+-- Locks      the webhook, then its pending deliveries, those that wait for their turn last, as
+--            webhookpub.skip and webhookpub.end_order do: what is being recorded or leased is
+--            waited for, and waits for nobody itself.
 -- Raises     WH020, WH021.
 
 create or replace function webhookpub.delete_webhook (
@@ -31,7 +32,7 @@ begin
     select q.delivery_id
     from webhookpub.queue as q
     where q.webhook_id = p_webhook_id
-    order by q.delivery_id
+    order by q.turn_at is not null, q.delivery_id
     for update
   ), 'cancelled');
 end;

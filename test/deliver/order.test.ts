@@ -8,6 +8,7 @@ import { leaseDeliveries } from "../support/leases.ts";
 import { randomFrom } from "../support/random.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { createWebhook, fanOutAll, publish } from "../support/scene.ts";
+import { backendOf, untilBlocked } from "../support/waiting.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
 /** The events that a lease of these webhooks brings, in the order of their publishing. */
@@ -307,6 +308,35 @@ void t.test("replays, tests and the direct path", async (t) => {
   await fanOutAll(sql);
   t.strictSame(events(await leaseAll(sql, [id])), []);
   t.ok(a1);
+});
+
+void t.test("deleting waits for a skip, and neither for the other", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  const { id } = await createWebhook(sql, { ordered: true });
+  const late = session();
+  await late`begin`;
+  await publish(late, { key: "a" });
+  await publishKeys(sql, ["a"]);
+  await fanOutAll(sql);
+  await late`commit`;
+  await fanOutAll(sql);
+  const [head] = await sql<[{ id: string; is_last: boolean }]>`
+    select q.delivery_id as id, q.delivery_id = max(q.delivery_id) over () as is_last
+    from webhookpub.queue as q order by q.turn_at nulls first limit 1`;
+  t.ok(head.is_last, "what waits has the lower id");
+
+  const [holder, skipping, deleting] = [session(), session(), session()];
+  await holder`begin`;
+  await holder`select from webhookpub.queue where delivery_id = ${head.id} for update`;
+  const skipPid = await backendOf(skipping);
+  const deletePid = await backendOf(deleting);
+  const both = [skipping`select webhookpub.skip(${head.id})`.execute()];
+  await untilBlocked(sql, skipPid);
+  both.push(deleting`select webhookpub.delete_webhook(${id})`.execute());
+  await untilBlocked(sql, deletePid);
+  await holder`commit`;
+  await Promise.all(both);
+  t.equal((await sql`select from webhookpub.queue`).count, 0);
 });
 
 void t.test("deleting cancels what waits, too", async (t) => {
