@@ -1,5 +1,5 @@
 --! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:4cd8867d143f1c124f04aa30ab06547973de5071
+--! Hash: sha1:bc5365183c2ed024e3e10cf48eed289e9e4d4605
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -4864,7 +4864,9 @@ declare
   v_answers webhookpub.answer[];
 begin
   -- No status is no answer.
-  if p_status_codes && '{410,429,503}' or array_position(p_status_codes, null) is not null then
+  if exists (
+    select from unnest(p_status_codes) as s (code) where s.code is null or s.code in (410, 429, 503)
+  ) then
     v_held := webhookpub.hold_answers(p_delivery_ids, p_status_codes, p_retry_afters, v_now);
   end if;
   v_answers := webhookpub.judge_answers(
@@ -8145,4 +8147,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '418fb9fe562ec7247738e9dfacd3a2a57ab914e9d854a4b08d28bdb6a755a19e');
+  ('000002', 'e10c9d127c224a1db5f9f4e532c7ee0dd7b2877e4cf37ef4239230ab30f58889');

@@ -44,7 +44,9 @@ declare
   v_answers webhookpub.answer[];
 begin
   -- No status is no answer.
-  if p_status_codes && '{410,429,503}' or array_position(p_status_codes, null) is not null then
+  if exists (
+    select from unnest(p_status_codes) as s (code) where s.code is null or s.code in (410, 429, 503)
+  ) then
     v_held := webhookpub.hold_answers(p_delivery_ids, p_status_codes, p_retry_afters, v_now);
   end if;
   v_answers := webhookpub.judge_answers(
