@@ -431,7 +431,7 @@ create table webhookpub.queue (
 create index queue_by_webhook on webhookpub.queue (webhook_id, leased, due_at);
 -- For whoever looks at all that is due, and says "attempt >= 0" to get it: a lease must never be
 -- led here by stale statistics, for it would read what is due for everybody.
-create index queue_due on webhookpub.queue (due_at) where attempt >= 0;
+create index queue_due on webhookpub.queue (due_at, webhook_id) where attempt >= 0;
 create unique index queue_one_replay_per_event_and_webhook
   on webhookpub.queue (replay_of, webhook_id) where replay_of is not null;
 -- Of one ordering key one goes at a time, whatever else happens.

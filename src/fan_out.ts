@@ -18,8 +18,8 @@ const MOST_REST_MS = 50;
 const BACKLOG = 300;
 /**
  * While a publisher is under way that sends no NOTIFY, for another does (webhookpub.notify_is_due),
- * it looks again after this time, and then after twice as long each time. What commits later is
- * left to the tick.
+ * or an event waits for one with its ordering key, it looks again after this time, and then after
+ * twice as long each time. What commits later is left to the tick.
  */
 const NEXT_LOOK_MS = 5;
 const LAST_LOOK_MS = 320;
@@ -68,7 +68,8 @@ export function makeFanOut(
 ): FanOut {
   let again = false;
   let told = false;
-  /** Somebody has published that could not tell, and may not have committed. */
+  /** Somebody has published that could not tell, and may not have committed; or an event waits for
+   * what is just being ended. */
   let untold = false;
   /** It was awake before, and somebody may have seen it so. */
   let hasLeft = false;
@@ -101,7 +102,7 @@ export function makeFanOut(
     const batch = await pool.ask((sql) => fanOutBatch(sql, room()));
     if (batch.webhook_ids || batch.leased_ids) deliver(batch);
     if (batch.heavy_waits) lookForHeavy();
-    untold = batch.others_publish;
+    untold = batch.look_again;
     if (batch.event_count > 0) nextLookMs = NEXT_LOOK_MS;
     rate = rateNow() + Math.min(batch.event_count, MOST_PER_BATCH);
     return batch.event_count;
@@ -112,6 +113,7 @@ export function makeFanOut(
     let found = 0;
     while ((again || found >= BACKLOG) && !stopping.aborted) {
       const wasTold = told;
+      if (wasTold) nextLookMs = NEXT_LOOK_MS;
       again = told = false;
       found = await fanOut();
       if (rate > AWAKE_PER_S && !stopping.aborted) await stayAwake();

@@ -1,5 +1,5 @@
---! Previous: sha1:e9e24ea610f1f5f6ad3a4192f0328ef3a089a5a3
---! Hash: sha1:a3f8b357c52d29d2baa038362fa0ad7ada2bd9e6
+--! Previous: sha1:6d768a9c6e141e4d1c222d4b5a3eae71318118ba
+--! Hash: sha1:d7ee1aadf4960355fea79993ac81e498d8941db4
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2164,8 +2164,9 @@ comment on function webhookpub.fan_out (integer) is
 -- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
 --            which some wait, each with its user, and the deliveries that are leased to whoever
 --            called, for their first attempt: it can send p_room at once; and, of the ordinary
---            lane, whether the heavy one has something to do, and whether it has to look again soon
---            (webhookpub.others_publish).
+--            lane, whether the heavy one has something to do, and whether to look again soon, for
+--            somebody publishes without a NOTIFY (webhookpub.others_publish), or an event is left
+--            out that may go in a moment.
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -2188,7 +2189,7 @@ create or replace function webhookpub.fan_out_batch (
   out leased_user_ids text[],
   out leased_at timestamptz,
   out heavy_waits boolean,
-  out others_publish boolean
+  out look_again boolean
 )
   language plpgsql
   volatile
@@ -2207,13 +2208,16 @@ declare
 begin
   event_count := 0;
   delivery_count := 0;
-  others_publish := not p_heavy and webhookpub.others_publish();
+  look_again := not p_heavy and webhookpub.others_publish();
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
     -- and the index could not forget such a row until the next vacuum.
-    v_events := case
-      when p_heavy then webhookpub.next_heavy() else webhookpub.next_events(p_limit)
-    end;
+    if p_heavy then
+      v_events := webhookpub.next_heavy();
+    else
+      select n.events, look_again or n.left_out into v_events, look_again
+      from webhookpub.next_events(p_limit) as n;
+    end if;
     if v_events is not null then
       v_done := webhookpub.fan_out_events(v_events, p_room);
       webhook_ids := v_done.webhook_ids;
@@ -2246,18 +2250,8 @@ begin
     -- Here, for an error takes back what was set before it.
     perform set_config('webhookpub.heavy_turn', v_events[1].pending_user_id, false);
   end if;
-  -- Whose they are, so that a worker can share fairly.
-  if webhook_ids is not null then
-    select array_agg(w.id), array_agg(w.user_id) into webhook_ids, user_ids
-    from webhookpub.webhooks as w
-    where w.id = any (webhook_ids);
-  end if;
-  if leased_webhook_ids is not null then
-    leased_user_ids := array(
-      select (select w.user_id from webhookpub.webhooks as w where w.id = l.id)
-      from unnest(leased_webhook_ids) as l (id)
-    );
-  end if;
+  user_ids := webhookpub.users_of(webhook_ids);
+  leased_user_ids := webhookpub.users_of(leased_webhook_ids);
 end;
 $$;
 
@@ -2889,14 +2883,15 @@ comment on function webhookpub.leave_fan_out () is
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
--- Returns    them, or null.
+-- Returns    them, or null; and whether some were left out that may go in a moment.
 --
 -- Where most of them would overtake, others are looked for, with other keys: however many wait
 -- behind one, they are in nobody's way.
 
 create or replace function webhookpub.next_events (
   p_limit integer,
-  out events webhookpub.events[]
+  out events webhookpub.events[],
+  out left_out boolean
 )
   language plpgsql
   volatile
@@ -2915,6 +2910,7 @@ declare
   v_kept webhookpub.events[];
   v_keys text[] := '{}';
 begin
+  left_out := false;
   for i in 1 .. 4 loop
     v_at := webhookpub.oldest_events(p_limit, v_keys, v_now);
     exit when v_at is null;
@@ -2933,6 +2929,7 @@ begin
       select array_agg(e)
       from (select distinct on (e.id) e from unnest(events || v_kept) as e) as e (e)
     );
+    left_out := left_out or coalesce(cardinality(v_kept), 0) < cardinality(v_found) is true;
     exit when coalesce(cardinality(v_kept), 0) * 2 >= cardinality(v_found) is not false;
     v_keys := v_keys || array(
       select distinct e.ordering_key
@@ -3397,6 +3394,34 @@ comment on function webhookpub.unmatched_clause
   (webhookpub.webhooks, webhookpub.events, text[], jsonb, timestamptz) is
   'The first clause of a webhook that an event does not satisfy; null when it matches. Raises WH023 after p_until.';
 --! EndIncluded 2_fan_out/unmatched_clause.sql
+--! Included 2_fan_out/users_of.sql
+-- Says whose webhooks these are, so that a worker can share fairly.
+--
+-- Called by  webhookpub.fan_out_batch.
+-- Returns    the user of each, in the same order; null for null.
+
+create or replace function webhookpub.users_of (
+  p_webhook_ids text[]
+)
+  returns text[]
+  language plpgsql
+  stable
+as $$
+begin
+  if p_webhook_ids is null then
+    return null;
+  end if;
+  return array(
+    select (select w.user_id from webhookpub.webhooks as w where w.id = p.id)
+    from unnest(p_webhook_ids) with ordinality as p (id, n)
+    order by p.n
+  );
+end;
+$$;
+
+comment on function webhookpub.users_of (text[]) is
+  'The user of each of these webhooks.';
+--! EndIncluded 2_fan_out/users_of.sql
 --! Included 3_deliver/delivery_is_on.sql
 -- Says whether anything may be sent: not while settings.deliver_enabled is false, nor in a
 -- database whose own setting webhookpub.deliver_enabled is off.
@@ -8150,4 +8175,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '95453152187e7b7e906ce5668afcfef75430b3b885b25b06f16450116d9f1149');
+  ('000002', 'fd35bcaf248082af93a7f69b27e8058a7de0f257c077b7978d339d360b481ef1');

@@ -5,8 +5,9 @@
 -- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
 --            which some wait, each with its user, and the deliveries that are leased to whoever
 --            called, for their first attempt: it can send p_room at once; and, of the ordinary
---            lane, whether the heavy one has something to do, and whether it has to look again soon
---            (webhookpub.others_publish).
+--            lane, whether the heavy one has something to do, and whether to look again soon, for
+--            somebody publishes without a NOTIFY (webhookpub.others_publish), or an event is left
+--            out that may go in a moment.
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -29,7 +30,7 @@ create or replace function webhookpub.fan_out_batch (
   out leased_user_ids text[],
   out leased_at timestamptz,
   out heavy_waits boolean,
-  out others_publish boolean
+  out look_again boolean
 )
   language plpgsql
   volatile
@@ -48,13 +49,16 @@ declare
 begin
   event_count := 0;
   delivery_count := 0;
-  others_publish := not p_heavy and webhookpub.others_publish();
+  look_again := not p_heavy and webhookpub.others_publish();
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
     -- and the index could not forget such a row until the next vacuum.
-    v_events := case
-      when p_heavy then webhookpub.next_heavy() else webhookpub.next_events(p_limit)
-    end;
+    if p_heavy then
+      v_events := webhookpub.next_heavy();
+    else
+      select n.events, look_again or n.left_out into v_events, look_again
+      from webhookpub.next_events(p_limit) as n;
+    end if;
     if v_events is not null then
       v_done := webhookpub.fan_out_events(v_events, p_room);
       webhook_ids := v_done.webhook_ids;
@@ -87,18 +91,8 @@ begin
     -- Here, for an error takes back what was set before it.
     perform set_config('webhookpub.heavy_turn', v_events[1].pending_user_id, false);
   end if;
-  -- Whose they are, so that a worker can share fairly.
-  if webhook_ids is not null then
-    select array_agg(w.id), array_agg(w.user_id) into webhook_ids, user_ids
-    from webhookpub.webhooks as w
-    where w.id = any (webhook_ids);
-  end if;
-  if leased_webhook_ids is not null then
-    leased_user_ids := array(
-      select (select w.user_id from webhookpub.webhooks as w where w.id = l.id)
-      from unnest(leased_webhook_ids) as l (id)
-    );
-  end if;
+  user_ids := webhookpub.users_of(webhook_ids);
+  leased_user_ids := webhookpub.users_of(leased_webhook_ids);
 end;
 $$;
 

@@ -5,14 +5,15 @@
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
--- Returns    them, or null.
+-- Returns    them, or null; and whether some were left out that may go in a moment.
 --
 -- Where most of them would overtake, others are looked for, with other keys: however many wait
 -- behind one, they are in nobody's way.
 
 create or replace function webhookpub.next_events (
   p_limit integer,
-  out events webhookpub.events[]
+  out events webhookpub.events[],
+  out left_out boolean
 )
   language plpgsql
   volatile
@@ -31,6 +32,7 @@ declare
   v_kept webhookpub.events[];
   v_keys text[] := '{}';
 begin
+  left_out := false;
   for i in 1 .. 4 loop
     v_at := webhookpub.oldest_events(p_limit, v_keys, v_now);
     exit when v_at is null;
@@ -49,6 +51,7 @@ begin
       select array_agg(e)
       from (select distinct on (e.id) e from unnest(events || v_kept) as e) as e (e)
     );
+    left_out := left_out or coalesce(cardinality(v_kept), 0) < cardinality(v_found) is true;
     exit when coalesce(cardinality(v_kept), 0) * 2 >= cardinality(v_found) is not false;
     v_keys := v_keys || array(
       select distinct e.ordering_key

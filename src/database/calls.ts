@@ -120,8 +120,11 @@ export async function leaveFanOut(sql: Sql): Promise<void> {
 /** What a batch of events became. */
 export interface Batch {
   readonly event_count: number;
-  /** Somebody is publishing who sends no NOTIFY, and had not committed as this batch began. */
-  readonly others_publish: boolean;
+  /**
+   * There may be more in a moment: somebody is publishing who sends no NOTIFY, and had not committed
+   * as this batch began, or an event waits for what is before it with its ordering key.
+   */
+  readonly look_again: boolean;
   /** The webhooks that got deliveries, or null. */
   readonly webhook_ids: readonly string[] | null;
   /** The user of each. */

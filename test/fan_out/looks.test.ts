@@ -53,6 +53,31 @@ void t.test("who leaves the NOTIFY to another is found as soon as it commits", a
   t.ok(isFound);
 });
 
+void t.test("an event that is left out for its order is found as soon as it may go", async (t) => {
+  const { sql, url, session } = await testDatabase(t);
+  await createWebhook(sql, { ordered: true });
+  const { look } = startFanOut(t, url);
+  await publish(sql, { key: "a" });
+  await look(true);
+  const holder = session();
+  const pending = async () =>
+    (await sql`select from webhookpub.events where status = 'pending'`).count;
+  let isFound = false;
+  for (let round = 0; round < 5 && !isFound; round += 1) {
+    await holder`begin`;
+    await holder`select from webhookpub.queue where ordering_key = 'a' for update`;
+    await publish(sql, { key: "a" });
+    await look(true);
+    t.equal(await pending(), 1, "somebody ends what is before it");
+    await holder`commit`;
+    await until(async () => (await pending()) === 0, "it", 2000).then(
+      () => (isFound = true),
+      () => look(false),
+    );
+  }
+  t.ok(isFound);
+});
+
 void t.test("at rest a look is one statement, and others are woken only when told", async (t) => {
   const { url } = await testDatabase(t);
   const { look, count } = startFanOut(t, url);

@@ -179,6 +179,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   add_deliver_jobs: [NOBODY, `webhookpub.add_deliver_jobs(array['${scene.webhook}'])`],
   delivery_id: [NOBODY, `webhookpub.delivery_id(${now})`],
   fan_out_events: [NOBODY, "webhookpub.fan_out_events('{}')"],
+  users_of: [NOBODY, "webhookpub.users_of('{}')"],
   next_events: [NOBODY, "webhookpub.next_events(1)"],
   next_heavy: [NOBODY, "webhookpub.next_heavy()"],
   heavy_waits: [NOBODY, "webhookpub.heavy_waits()"],
