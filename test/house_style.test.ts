@@ -266,7 +266,6 @@ const LONG_BODIES: Readonly<Record<string, number>> = {
   fan_out_batch: 54, // a batch, and its events one by one
   fan_out_events: 112, // one statement
   fit_batch: 50, // one statement
-  hold_tails: 58, // one statement
   judge_answers: 64, // one statement
   queue_deliveries: 70, // one statement
   rate_webhooks: 68, // one statement

@@ -1,5 +1,5 @@
 --! Previous: sha1:6d768a9c6e141e4d1c222d4b5a3eae71318118ba
---! Hash: sha1:d7ee1aadf4960355fea79993ac81e498d8941db4
+--! Hash: sha1:973e5cefbd3a42b4f2bfa9fca0de5e44612457e8
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -574,7 +574,7 @@ comment on function webhookpub.enable_webhook (text) is
 --            recorded.
 --
 -- The first statement waits for fan-outs that put something behind these, the second one sees it.
--- Fan-outs that come later find all of it locked, and wait for the end of this transaction.
+-- Fan-outs that come later find all of it locked, and leave their events pending until this ends.
 
 create or replace function webhookpub.end_order (
   p_webhook_id text
@@ -2745,11 +2745,9 @@ create or replace function webhookpub.hold_tails (
   language sql
   volatile
 as $$
+  -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
   with tail as materialized (
-    select
-      k.user_id, k.ordering_key,
-      coalesce(l.delivery_id, h.delivery_id) as delivery_id,
-      coalesce(ll.delivery_id, hl.delivery_id) as locked_id
+    select k.user_id, k.ordering_key, t.delivery_id, o.delivery_id as locked_id
     from (
       select distinct e.user_id, e.ordering_key
       from unnest(p_events) as e
@@ -2758,7 +2756,6 @@ as $$
     cross join lateral (
       select w.id from webhookpub.webhooks as w where w.user_id = k.user_id and w.ordered offset 0
     ) as w
-    -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
     left join lateral (
       select q.delivery_id
       from webhookpub.queue as q
@@ -2769,27 +2766,18 @@ as $$
     left join lateral (
       select q.delivery_id
       from webhookpub.queue as q
-      where q.webhook_id = w.id and q.ordering_key = k.ordering_key and q.turn_at is not null
-        and l.delivery_id is not null
-      order by q.turn_at desc, q.delivery_id desc
-      limit 1
-      for update skip locked
-    ) as ll on true
-    left join lateral (
-      select q.delivery_id
-      from webhookpub.queue as q
       where q.webhook_id = w.id and q.ordering_key = k.ordering_key and q.turn_at is null
         and l.delivery_id is null
       offset 0
     ) as h on true
+    cross join lateral (select coalesce(l.delivery_id, h.delivery_id) as delivery_id) as t
     left join lateral (
       select q.delivery_id
       from webhookpub.queue as q
-      where q.webhook_id = w.id and q.ordering_key = k.ordering_key and q.turn_at is null
-        and l.delivery_id is null
+      where q.delivery_id = t.delivery_id
       for update skip locked
       offset 0
-    ) as hl on true
+    ) as o on true
   ),
   written as (
     update webhookpub.queue as q
@@ -2799,8 +2787,7 @@ as $$
   select array_agg(e.id)
   from unnest(p_events) as e
   where exists (
-    select
-    from tail as t
+    select from tail as t
     where t.user_id = e.user_id and t.ordering_key = e.ordering_key
       and t.delivery_id is distinct from t.locked_id
   );
@@ -2908,6 +2895,7 @@ declare
   v_at tid[];
   v_found webhookpub.events[];
   v_kept webhookpub.events[];
+  v_left integer;
   v_keys text[] := '{}';
 begin
   left_out := false;
@@ -2921,16 +2909,18 @@ begin
     cross join lateral (
       select e as event from webhookpub.events as e where e.ctid = a.at offset 0
     ) as l;
+    exit when v_found is null;
     v_kept := v_found;
     if exists (select from unnest(v_found) as e where e.ordering_key is not null) then
       v_kept := webhookpub.keep_order(v_found);
     end if;
-    events := (
-      select array_agg(e)
-      from (select distinct on (e.id) e from unnest(events || v_kept) as e) as e (e)
-    );
-    left_out := left_out or coalesce(cardinality(v_kept), 0) < cardinality(v_found) is true;
-    exit when coalesce(cardinality(v_kept), 0) * 2 >= cardinality(v_found) is not false;
+    -- What was kept before is found again: it is locked by this very transaction.
+    events := case when events is null then v_kept else array(
+      select distinct on (e.id) e from unnest(events || v_kept) as e
+    ) end;
+    v_left := cardinality(v_found) - coalesce(cardinality(v_kept), 0);
+    left_out := left_out or v_left > 0;
+    exit when v_left * 2 <= cardinality(v_found);
     v_keys := v_keys || array(
       select distinct e.ordering_key
       from unnest(v_found) as e
@@ -3070,7 +3060,7 @@ comment on function webhookpub.oldest_events (integer, text[], timestamptz) is
 -- Called by  webhookpub.fan_out_events, which has made their history.
 -- Locks      those webhooks' leases, until the batch commits; what somebody else leases for at
 --            this moment is not born leased.
--- Returns    what is leased, and the webhooks that have something waiting, with their users.
+-- Returns    what is leased, and the webhooks that have something waiting.
 
 create or replace function webhookpub.queue_deliveries (
   p_delivery_ids text[],
@@ -3175,21 +3165,11 @@ create or replace function webhookpub.room_at_birth (
   stable
 as $$
   select
-    least(p_most - u.under_way, n.room),
+    least(p_most - n.under_way, n.room),
     p_now + interval '15 seconds' + coalesce(w.request_timeout, s.request_timeout)
   from webhookpub.webhooks as w
   cross join lateral webhookpub.standing(w, p_now) as n
   cross join webhookpub.settings as s
-  cross join lateral (
-    select count(*)::integer as under_way
-    from (
-      select
-      from webhookpub.queue as q
-      where q.webhook_id = w.id and q.leased and q.due_at > p_now
-      order by q.due_at
-      limit p_most
-    ) as q
-  ) as u
   where w.id = p_webhook_id and w.unanswered = 0 and w.max_per_second is null
     -- What is due goes first.
     and not exists (
@@ -3596,9 +3576,8 @@ comment on function webhookpub.hold_leases (text[], integer[]) is
 -- Returns    one row for each leased delivery. The lease lasts 15 s longer than its request
 --            may, so that its answer can be recorded. more: it was the last for which its
 --            webhook had room, so there may be more that is due; holds_up: others wait for its
---            end. A row without a delivery says
---            in how many milliseconds to ask again for a webhook: somebody else held its lease,
---            or its pace is spent.
+--            end. A row without a delivery says in how many milliseconds to ask again for a
+--            webhook: somebody else held its lease, or its pace is spent.
 --
 -- The lease is due_at itself: an answer, a retry and a worker that died are all the same
 -- thing, a row of the queue that is due or not.
@@ -3637,17 +3616,17 @@ begin
   if not webhookpub.delivery_is_on() then return; end if;
   -- A statement of its own: the next one must see what the last holder did.
   v_leases := webhookpub.hold_leases(p_webhook_ids, p_limits);
-  return query
-    select h.id, null::text, null::integer, null::timestamptz, true, false, 20
-    from unnest(v_leases.held) as h (id);
-
   v_now := clock_timestamp();
   v_suspects := webhookpub.due_suspects(v_leases.free, v_now);
   v_due := webhookpub.due_deliveries(v_leases.free, v_leases.limits, v_now, v_suspects.ids);
   return query
-    select s.webhook_id, null::text, null::integer, null::timestamptz, true, false,
-      s.wait_ms
-    from webhookpub.spend_pace(v_leases.free, v_due.webhook_ids, v_now) as s;
+    select w.webhook_id, null::text, null::integer, null::timestamptz, true, false, w.wait_ms
+    from (
+      select h.id, 20 from unnest(v_leases.held) as h (id)
+      union all
+      select s.webhook_id, s.wait_ms
+      from webhookpub.spend_pace(v_leases.free, v_due.webhook_ids, v_now) as s
+    ) as w (webhook_id, wait_ms);
   return query
     update webhookpub.queue as q
     set
@@ -4132,7 +4111,8 @@ comment on function webhookpub.spend_pace (text[], text[], timestamptz) is
   'Counts what was leased of each of these webhooks towards its pace; returns those that have to wait, and for how long.';
 --! EndIncluded 3_deliver/spend_pace.sql
 --! Included 3_deliver/standing.sql
--- Says for how many more requests a webhook has room now, and if for none, why.
+-- Says for how many more requests a webhook has room now, if for none, why, and how many are under
+-- way.
 --
 -- Called by  webhookpub.due_deliveries, webhookpub.room_at_birth, webhookpub.wake_deliveries,
 --            webhookpub.due_suspects, webhookpub.webhook_waits, per row: no pinned path, so that
@@ -4145,7 +4125,8 @@ create or replace function webhookpub.standing (
 )
   returns table (
     room integer,
-    waits_for text
+    waits_for text,
+    under_way integer
   )
   language sql
   stable
@@ -4160,7 +4141,8 @@ as $$
         when webhookpub.requests_allowed(p_webhook, f.has_secret, f.paced, p_now) <= f.under_way
           then 'room'
       end
-    )
+    ),
+    f.under_way
   from (
     select
       exists (
@@ -4190,7 +4172,7 @@ as $$
 $$;
 
 comment on function webhookpub.standing (webhookpub.webhooks, timestamptz) is
-  'For how many more requests a webhook has room now, and what it waits for if for none.';
+  'For how many more requests a webhook has room now, what it waits for if for none, and how many are under way.';
 --! EndIncluded 3_deliver/standing.sql
 --! Included 4_record/apply_verdicts.sql
 -- Moves deliveries as their answers have it: out of the queue and into the history, or to their
@@ -4503,13 +4485,11 @@ as $$
   left join lateral (
     select q.delivery_id
     from webhookpub.queue as q
-    where q.webhook_id = h.webhook_id and q.ordering_key = h.ordering_key
-      and q.turn_at is not null
-    order by q.turn_at, q.delivery_id
-    limit 1
+    where q.delivery_id = n.delivery_id
     for update skip locked
+    offset 0
   ) as l on true
-  where l.delivery_id is distinct from n.delivery_id;
+  where l.delivery_id is null;
 $$;
 
 comment on function webhookpub.hold_turns (text[]) is
@@ -8175,4 +8155,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'fd35bcaf248082af93a7f69b27e8058a7de0f257c077b7978d339d360b481ef1');
+  ('000002', '83c10ad2f304a7f35d0a6f91084780c534d0897ced016cbf4b831d236818a8f7');

@@ -5,7 +5,7 @@
 --            recorded.
 --
 -- The first statement waits for fan-outs that put something behind these, the second one sees it.
--- Fan-outs that come later find all of it locked, and wait for the end of this transaction.
+-- Fan-outs that come later find all of it locked, and leave their events pending until this ends.
 
 create or replace function webhookpub.end_order (
   p_webhook_id text

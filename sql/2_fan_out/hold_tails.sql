@@ -13,11 +13,9 @@ create or replace function webhookpub.hold_tails (
   language sql
   volatile
 as $$
+  -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
   with tail as materialized (
-    select
-      k.user_id, k.ordering_key,
-      coalesce(l.delivery_id, h.delivery_id) as delivery_id,
-      coalesce(ll.delivery_id, hl.delivery_id) as locked_id
+    select k.user_id, k.ordering_key, t.delivery_id, o.delivery_id as locked_id
     from (
       select distinct e.user_id, e.ordering_key
       from unnest(p_events) as e
@@ -26,7 +24,6 @@ as $$
     cross join lateral (
       select w.id from webhookpub.webhooks as w where w.user_id = k.user_id and w.ordered offset 0
     ) as w
-    -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
     left join lateral (
       select q.delivery_id
       from webhookpub.queue as q
@@ -37,27 +34,18 @@ as $$
     left join lateral (
       select q.delivery_id
       from webhookpub.queue as q
-      where q.webhook_id = w.id and q.ordering_key = k.ordering_key and q.turn_at is not null
-        and l.delivery_id is not null
-      order by q.turn_at desc, q.delivery_id desc
-      limit 1
-      for update skip locked
-    ) as ll on true
-    left join lateral (
-      select q.delivery_id
-      from webhookpub.queue as q
       where q.webhook_id = w.id and q.ordering_key = k.ordering_key and q.turn_at is null
         and l.delivery_id is null
       offset 0
     ) as h on true
+    cross join lateral (select coalesce(l.delivery_id, h.delivery_id) as delivery_id) as t
     left join lateral (
       select q.delivery_id
       from webhookpub.queue as q
-      where q.webhook_id = w.id and q.ordering_key = k.ordering_key and q.turn_at is null
-        and l.delivery_id is null
+      where q.delivery_id = t.delivery_id
       for update skip locked
       offset 0
-    ) as hl on true
+    ) as o on true
   ),
   written as (
     update webhookpub.queue as q
@@ -67,8 +55,7 @@ as $$
   select array_agg(e.id)
   from unnest(p_events) as e
   where exists (
-    select
-    from tail as t
+    select from tail as t
     where t.user_id = e.user_id and t.ordering_key = e.ordering_key
       and t.delivery_id is distinct from t.locked_id
   );

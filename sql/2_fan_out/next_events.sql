@@ -30,6 +30,7 @@ declare
   v_at tid[];
   v_found webhookpub.events[];
   v_kept webhookpub.events[];
+  v_left integer;
   v_keys text[] := '{}';
 begin
   left_out := false;
@@ -43,16 +44,18 @@ begin
     cross join lateral (
       select e as event from webhookpub.events as e where e.ctid = a.at offset 0
     ) as l;
+    exit when v_found is null;
     v_kept := v_found;
     if exists (select from unnest(v_found) as e where e.ordering_key is not null) then
       v_kept := webhookpub.keep_order(v_found);
     end if;
-    events := (
-      select array_agg(e)
-      from (select distinct on (e.id) e from unnest(events || v_kept) as e) as e (e)
-    );
-    left_out := left_out or coalesce(cardinality(v_kept), 0) < cardinality(v_found) is true;
-    exit when coalesce(cardinality(v_kept), 0) * 2 >= cardinality(v_found) is not false;
+    -- What was kept before is found again: it is locked by this very transaction.
+    events := case when events is null then v_kept else array(
+      select distinct on (e.id) e from unnest(events || v_kept) as e
+    ) end;
+    v_left := cardinality(v_found) - coalesce(cardinality(v_kept), 0);
+    left_out := left_out or v_left > 0;
+    exit when v_left * 2 <= cardinality(v_found);
     v_keys := v_keys || array(
       select distinct e.ordering_key
       from unnest(v_found) as e

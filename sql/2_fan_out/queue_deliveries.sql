@@ -5,7 +5,7 @@
 -- Called by  webhookpub.fan_out_events, which has made their history.
 -- Locks      those webhooks' leases, until the batch commits; what somebody else leases for at
 --            this moment is not born leased.
--- Returns    what is leased, and the webhooks that have something waiting, with their users.
+-- Returns    what is leased, and the webhooks that have something waiting.
 
 create or replace function webhookpub.queue_deliveries (
   p_delivery_ids text[],

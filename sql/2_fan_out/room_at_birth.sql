@@ -17,21 +17,11 @@ create or replace function webhookpub.room_at_birth (
   stable
 as $$
   select
-    least(p_most - u.under_way, n.room),
+    least(p_most - n.under_way, n.room),
     p_now + interval '15 seconds' + coalesce(w.request_timeout, s.request_timeout)
   from webhookpub.webhooks as w
   cross join lateral webhookpub.standing(w, p_now) as n
   cross join webhookpub.settings as s
-  cross join lateral (
-    select count(*)::integer as under_way
-    from (
-      select
-      from webhookpub.queue as q
-      where q.webhook_id = w.id and q.leased and q.due_at > p_now
-      order by q.due_at
-      limit p_most
-    ) as q
-  ) as u
   where w.id = p_webhook_id and w.unanswered = 0 and w.max_per_second is null
     -- What is due goes first.
     and not exists (

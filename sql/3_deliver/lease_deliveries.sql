@@ -7,9 +7,8 @@
 -- Returns    one row for each leased delivery. The lease lasts 15 s longer than its request
 --            may, so that its answer can be recorded. more: it was the last for which its
 --            webhook had room, so there may be more that is due; holds_up: others wait for its
---            end. A row without a delivery says
---            in how many milliseconds to ask again for a webhook: somebody else held its lease,
---            or its pace is spent.
+--            end. A row without a delivery says in how many milliseconds to ask again for a
+--            webhook: somebody else held its lease, or its pace is spent.
 --
 -- The lease is due_at itself: an answer, a retry and a worker that died are all the same
 -- thing, a row of the queue that is due or not.
@@ -48,17 +47,17 @@ begin
   if not webhookpub.delivery_is_on() then return; end if;
   -- A statement of its own: the next one must see what the last holder did.
   v_leases := webhookpub.hold_leases(p_webhook_ids, p_limits);
-  return query
-    select h.id, null::text, null::integer, null::timestamptz, true, false, 20
-    from unnest(v_leases.held) as h (id);
-
   v_now := clock_timestamp();
   v_suspects := webhookpub.due_suspects(v_leases.free, v_now);
   v_due := webhookpub.due_deliveries(v_leases.free, v_leases.limits, v_now, v_suspects.ids);
   return query
-    select s.webhook_id, null::text, null::integer, null::timestamptz, true, false,
-      s.wait_ms
-    from webhookpub.spend_pace(v_leases.free, v_due.webhook_ids, v_now) as s;
+    select w.webhook_id, null::text, null::integer, null::timestamptz, true, false, w.wait_ms
+    from (
+      select h.id, 20 from unnest(v_leases.held) as h (id)
+      union all
+      select s.webhook_id, s.wait_ms
+      from webhookpub.spend_pace(v_leases.free, v_due.webhook_ids, v_now) as s
+    ) as w (webhook_id, wait_ms);
   return query
     update webhookpub.queue as q
     set

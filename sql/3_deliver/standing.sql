@@ -1,4 +1,5 @@
--- Says for how many more requests a webhook has room now, and if for none, why.
+-- Says for how many more requests a webhook has room now, if for none, why, and how many are under
+-- way.
 --
 -- Called by  webhookpub.due_deliveries, webhookpub.room_at_birth, webhookpub.wake_deliveries,
 --            webhookpub.due_suspects, webhookpub.webhook_waits, per row: no pinned path, so that
@@ -11,7 +12,8 @@ create or replace function webhookpub.standing (
 )
   returns table (
     room integer,
-    waits_for text
+    waits_for text,
+    under_way integer
   )
   language sql
   stable
@@ -26,7 +28,8 @@ as $$
         when webhookpub.requests_allowed(p_webhook, f.has_secret, f.paced, p_now) <= f.under_way
           then 'room'
       end
-    )
+    ),
+    f.under_way
   from (
     select
       exists (
@@ -56,4 +59,4 @@ as $$
 $$;
 
 comment on function webhookpub.standing (webhookpub.webhooks, timestamptz) is
-  'For how many more requests a webhook has room now, and what it waits for if for none.';
+  'For how many more requests a webhook has room now, what it waits for if for none, and how many are under way.';

@@ -34,13 +34,11 @@ as $$
   left join lateral (
     select q.delivery_id
     from webhookpub.queue as q
-    where q.webhook_id = h.webhook_id and q.ordering_key = h.ordering_key
-      and q.turn_at is not null
-    order by q.turn_at, q.delivery_id
-    limit 1
+    where q.delivery_id = n.delivery_id
     for update skip locked
+    offset 0
   ) as l on true
-  where l.delivery_id is distinct from n.delivery_id;
+  where l.delivery_id is null;
 $$;
 
 comment on function webhookpub.hold_turns (text[]) is
