@@ -68,9 +68,8 @@ export function makeFanOut(
 ): FanOut {
   let again = false;
   let told = false;
-  /** Somebody has published that could not tell, and may not have committed; or an event waits for
-   * what is just being ended. */
-  let untold = false;
+  /** The last batch says that there may be more in a moment. */
+  let moreSoon = false;
   /** It was awake before, and somebody may have seen it so. */
   let hasLeft = false;
   let nextLook: NodeJS.Timeout | undefined;
@@ -102,7 +101,7 @@ export function makeFanOut(
     const batch = await pool.ask((sql) => fanOutBatch(sql, room()));
     if (batch.webhook_ids || batch.leased_ids) deliver(batch);
     if (batch.heavy_waits) lookForHeavy();
-    untold = batch.look_again;
+    moreSoon = batch.look_again;
     if (batch.event_count > 0) nextLookMs = NEXT_LOOK_MS;
     rate = rateNow() + Math.min(batch.event_count, MOST_PER_BATCH);
     return batch.event_count;
@@ -120,7 +119,7 @@ export function makeFanOut(
       else if (found === 0 && wasTold) wakeSometimes();
     }
     hasLeft &&= nextLookMs <= LAST_LOOK_MS;
-    if ((untold || hasLeft) && nextLookMs <= LAST_LOOK_MS && !stopping.aborted) {
+    if ((moreSoon || hasLeft) && nextLookMs <= LAST_LOOK_MS && !stopping.aborted) {
       nextLook = setTimeout(() => void look(false).catch(() => {}), nextLookMs).unref();
       nextLookMs *= 2;
     }

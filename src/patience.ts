@@ -2,7 +2,6 @@
 // would stand in behind it, but gives up soon, and comes again.
 import { setTimeout as sleep } from "node:timers/promises";
 import { runs } from "./config.ts";
-import { type Blocker, oldestHolder } from "./database/calls.ts";
 import type { Sql } from "./database/connect.ts";
 import { codeOf, messageOf, WebhookpubError } from "./errors.ts";
 
@@ -61,4 +60,33 @@ function said(holder: Blocker | undefined): string {
   const what = [name, state].filter(Boolean).join(", ");
   const since = seconds === null ? "" : `, with a transaction open for ${seconds} s,`;
   return `process ${pid}${what ? ` (${what})` : ""}${since} is in the way`;
+}
+
+/** A session that holds locks on tables of ours; what is not known of it is null. */
+interface Blocker {
+  readonly pid: number;
+  readonly name: string | null;
+  readonly state: string | null;
+  /** Since when its transaction is open. */
+  readonly seconds: number | null;
+}
+
+/** Who has held locks on tables of ours and graphile-worker's for longest, to change them or rows. */
+async function oldestHolder(sql: Sql): Promise<Blocker | undefined> {
+  const [holder] = await sql<[Blocker?]>`
+    select a.pid, a.application_name as name, a.state,
+      extract(epoch from clock_timestamp() - a.xact_start)::integer as seconds
+    from pg_stat_activity as a
+    where a.pid in (
+      select l.pid
+      from pg_locks as l
+      join pg_class as c on c.oid = l.relation
+      where l.database = (select d.oid from pg_database as d where d.datname = current_database())
+        and l.granted
+        and l.pid <> pg_backend_pid()
+        and c.relnamespace in (to_regnamespace('webhookpub'), to_regnamespace('graphile_worker'))
+    )
+    order by a.xact_start
+    limit 1`;
+  return holder;
 }

@@ -68,18 +68,12 @@ async function start(url: string | undefined, log: Log, onTick: () => void): Pro
   await refuseTransactionPooler(url);
   const hurry = new AbortController();
   const vitals = makeVitals(log, settings.WEBHOOKPUB_MAX_IN_FLIGHT);
-  const limits = { statementMs: BATCH_MS, hurry: hurry.signal };
+  const limits = { max: 1, statementMs: BATCH_MS, hurry: hurry.signal, onnotice: vitals.told };
   const pools = {
-    batches: makePool(url, { ...limits, max: CONNECTIONS, onnotice: vitals.told }),
-    fanOut: makePool(url, { ...limits, max: 1, onnotice: vitals.told }),
-    heavy: makePool(url, { ...limits, max: 1, idleS: IDLE_S, onnotice: vitals.told }),
-    upkeep: makePool(url, {
-      statementMs: ROUND_MS,
-      hurry: hurry.signal,
-      max: 1,
-      idleS: IDLE_S,
-      onnotice: vitals.told,
-    }),
+    batches: makePool(url, { ...limits, max: CONNECTIONS }),
+    fanOut: makePool(url, limits),
+    heavy: makePool(url, { ...limits, idleS: IDLE_S }),
+    upkeep: makePool(url, { ...limits, statementMs: ROUND_MS, idleS: IDLE_S }),
   };
   let health: Health | undefined;
   try {

@@ -1,5 +1,4 @@
 import { answerTo } from "./answer.ts";
-import type { Policy } from "./address_guard.ts";
 import { setTimeout as sleep } from "node:timers/promises";
 import { coalesce } from "./coalesce.ts";
 import {
@@ -13,7 +12,7 @@ import { messageOf } from "../errors.ts";
 import type { Log } from "../log.ts";
 import type { Vitals } from "../vitals.ts";
 import type { Pool } from "../database/pool.ts";
-import { makeSender, type Sender } from "./sender.ts";
+import { makeSenders } from "./senders.ts";
 import { makeRecorder } from "./recorder.ts";
 import { type Post, requestAll } from "./requests.ts";
 import { type Claim, makeShares, type Turn } from "./shares.ts";
@@ -393,19 +392,4 @@ export function makeDeliverer(
       senderFor.close();
     },
   };
-}
-
-/** A sender for the policy in force, which comes with each request. */
-function makeSenders(closed: readonly string[]) {
-  let sender: Sender | undefined;
-  let current: string | undefined;
-  const senderFor = (policy: string): Sender => {
-    if (sender === undefined || policy !== current) {
-      sender?.close();
-      sender = makeSender({ ...(JSON.parse(policy) as Omit<Policy, "closed">), closed });
-      current = policy;
-    }
-    return sender;
-  };
-  return Object.assign(senderFor, { close: () => sender?.close() });
 }
