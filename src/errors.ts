@@ -1,3 +1,5 @@
+import { inspect } from "node:util";
+
 /** An error of webhookpub's own: an SQLSTATE of class WH, and what to do. */
 export class WebhookpubError extends Error {
   readonly code: string;
@@ -16,8 +18,20 @@ export class WebhookpubError extends Error {
   }
 }
 
-/** The environment is wrong, so that nothing has begun. */
-export class EnvironmentError extends WebhookpubError {}
+/** The environment is wrong, so that nothing has begun; nobody needs its stack. */
+export class EnvironmentError extends WebhookpubError {
+  [inspect.custom](): string {
+    return this.report();
+  }
+}
+
+/** The arguments or the environment are wrong: nothing has begun. */
+export class UsageError extends Error {
+  /** Like psql shows it. */
+  report(): string {
+    return `ERROR:  ${this.message}\nHINT:  --help shows what there is.`;
+  }
+}
 
 /** What an unknown thrown value says, for a log line. */
 export function messageOf(error: unknown): string {

@@ -1,6 +1,7 @@
 // graphile-worker's schema, which may be somebody else's, too: it is not upgraded under them.
 import type {} from "graphile-worker";
 import { runs } from "./config.ts";
+import { connect } from "./database/connect.ts";
 import { WebhookpubError } from "./errors.ts";
 
 type Event = GraphileWorker.MigrateEvent;
@@ -37,6 +38,22 @@ export async function refuseBreakingUpgrade(event: Event): Promise<void> {
     `Upgrade graphile-worker in your application first. Or stop its workers for good, and run:
 ${runs("migrate --upgrade-graphile-worker")}`,
   );
+}
+
+/**
+ * Whether this role may look for jobs, which graphile-worker does before it asks any plugin.
+ *
+ * @throws PostgresError 42501
+ */
+export async function checkJobs(url: string | undefined): Promise<void> {
+  const sql = connect(url, { max: 1 });
+  try {
+    const [schema] = await sql<[{ found: boolean }]>`
+      select to_regclass('graphile_worker.migrations') is not null as found`;
+    if (schema.found) await sql`select from graphile_worker.migrations limit 1`;
+  } finally {
+    await sql.end({ timeout: 1 });
+  }
 }
 
 const named = (revision: number) => `${revision} (${VERSIONS[revision] ?? "another version"})`;

@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Metric, readMetrics } from "./database/calls.ts";
 import type { Pool } from "./database/pool.ts";
-import { messageOf } from "./errors.ts";
+import { EnvironmentError, messageOf } from "./errors.ts";
 import type { Log } from "./log.ts";
 import { oneAtATime } from "./one_at_a_time.ts";
 import { schemaFault } from "./schema.ts";
@@ -24,7 +24,7 @@ export interface Health {
  * not told to stop) and `/metrics` (for Prometheus). It keeps no process from ending.
  *
  * @param at where to listen; without a host, on all addresses
- * @throws Error when it can't listen there
+ * @throws EnvironmentError WH030 when it can't listen there
  */
 export async function serveHealth(
   at: { readonly host?: string | undefined; readonly port: number },
@@ -64,7 +64,11 @@ export async function serveHealth(
     server.listen(at.port, at.host);
     await once(server, "listening");
   } catch (error) {
-    throw new Error(`WEBHOOKPUB_PORT: ${messageOf(error)}`, { cause: error });
+    throw new EnvironmentError(
+      "WH030",
+      `the environment is wrong: WEBHOOKPUB_PORT: ${messageOf(error)}`,
+      "It is an address of this machine, or none, and a port that is free.",
+    );
   }
   const { port } = server.address() as AddressInfo;
   log.info(`health at port ${port}`, { event: "health_served", port });

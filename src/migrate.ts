@@ -22,6 +22,7 @@ import { WebhookpubError } from "./errors.ts";
 import { refuseBreakingUpgrade } from "./graphile_worker.ts";
 import { LOCK_MS, PATIENCE_MS, patiently } from "./patience.ts";
 import { checkDatabase } from "./preflight.ts";
+import { reportOf } from "./refusal.ts";
 import { differs, older } from "./schema.ts";
 
 const APPLICATION_NAME = "webhookpub-migrate";
@@ -254,7 +255,7 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   try {
     await migrate(databaseUrl());
   } catch (error) {
-    console.error(error instanceof WebhookpubError ? error.report() : error);
+    console.error(reportOf(error));
     process.exitCode = 1;
   }
 }

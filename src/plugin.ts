@@ -3,11 +3,12 @@ import type { Logger, TaskList } from "graphile-worker";
 import webhookDeliver from "../tasks/webhook_deliver.ts";
 import webhookFanOut from "../tasks/webhook_fan_out.ts";
 import webhookMaintain from "../tasks/webhook_maintain.ts";
+import { databaseUrl } from "./config.ts";
 import { pgUrl } from "./database/dial.ts";
-import { messageOf, WebhookpubError } from "./errors.ts";
 import type { Log } from "./log.ts";
 import { refuseBreakingUpgrade } from "./graphile_worker.ts";
 import { endWithParent } from "./orphan.ts";
+import { plainly, reportOf } from "./refusal.ts";
 import { version } from "./version.ts";
 import { watchRunner } from "./watch.ts";
 import { startWorker, type Worker } from "./worker.ts";
@@ -83,7 +84,7 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
             logOf(logger),
             tick,
           ).catch((error: unknown) => {
-            logger.error(error instanceof WebhookpubError ? error.report() : messageOf(error));
+            logger.error(reportOf(error));
             process.exitCode = 1;
             // The runner stops by itself when its pool has ended.
             void workerPool.gracefulShutdown("webhookpub could not start");
@@ -102,15 +103,19 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
         const { worker } = ctx.resolvedPreset;
         // graphile-worker's pool reads it as ours do.
         if (worker.connectionString !== undefined || process.env["PGDATABASE"]) {
-          Object.assign(worker, { connectionString: pgUrl(worker.connectionString ?? "") });
+          const connectionString = plainly(() => pgUrl(worker.connectionString ?? ""));
+          Object.assign(worker, { connectionString });
         }
-        return next();
+        const compiled = next();
+        if (!worker.connectionString && !("pgPool" in compiled._rawOptions)) plainly(databaseUrl);
+        return compiled;
       },
       // Not even by starting a worker.
-      async migrate(next, event) {
-        await refuseBreakingUpgrade(event);
-        return await next();
-      },
+      migrate: (next, event) =>
+        plainly(async () => {
+          await refuseBreakingUpgrade(event);
+          return await next();
+        }),
       async poolGracefulShutdown(next, { ctx, workerPool }) {
         // A pool that ends because it lost its database says nothing of it: a supervisor has
         // to see that.

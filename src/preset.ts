@@ -4,8 +4,11 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { WorkerPreset } from "graphile-worker";
 import { processSettings } from "./config.ts";
+import { refuseTransactionPooler } from "./database/pooler.ts";
 import { makeLogger } from "./log.ts";
 import { WebhookpubPlugin } from "./plugin.ts";
+import { checkJobs } from "./graphile_worker.ts";
+import { plainly } from "./refusal.ts";
 
 /** Jobs that run at once. One ends as soon as what it asks for is under way. */
 const JOBS = 50;
@@ -38,3 +41,18 @@ const preset: GraphileConfig.Preset = {
 };
 
 export default preset;
+
+/**
+ * Comes to the database as a worker's sessions do. Where graphile-worker would print a stack, this
+ * says in a sentence what is wrong, and what to do; then, too, it knows whether the server has TLS,
+ * and which of several can be written to.
+ *
+ * @param url connection string; undefined: there is none, or the PG* variables
+ */
+export async function checkConnection(url = process.env["DATABASE_URL"]): Promise<void> {
+  if (!url && !process.env["PGDATABASE"]) return;
+  await plainly(async () => {
+    await refuseTransactionPooler(url);
+    await checkJobs(url);
+  });
+}

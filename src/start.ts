@@ -4,12 +4,12 @@ import { processSettings } from "./config.ts";
 import { type Cluster, startPostgres } from "./database/embedded_postgres.ts";
 import { takeFolder } from "./database/calls.ts";
 import { connect, type Sql } from "./database/connect.ts";
-import { targetOf, tryOut } from "./database/dial.ts";
+import { targetOf } from "./database/dial.ts";
 import { messageOf, WebhookpubError } from "./errors.ts";
 import { makeLogger } from "./log.ts";
 import "./memory.ts";
 import { migrate } from "./migrate.ts";
-import preset from "./preset.ts";
+import preset, { checkConnection } from "./preset.ts";
 
 const { WEBHOOKPUB_LOG: format } = processSettings();
 const logger = makeLogger(format);
@@ -47,7 +47,7 @@ export async function startHere({ migrating }: { migrating: boolean }): Promise<
 }
 
 async function work(url: string, stopped: Promise<string>): Promise<number> {
-  await tryOut(url);
+  await checkConnection(url);
   const options = {
     preset: { extends: [preset], worker: { connectionString: url } },
     taskDirectory: join(import.meta.dirname, "..", "tasks"),

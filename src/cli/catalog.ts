@@ -6,8 +6,8 @@ import type { Catalog } from "../client/catalog.ts";
 import { databaseUrl } from "../config.ts";
 import { registerEventTypes } from "../database/calls.ts";
 import { connect } from "../database/connect.ts";
-import { messageOf } from "../errors.ts";
-import { command, EXIT, flag, toggle, UsageError } from "./command.ts";
+import { messageOf, UsageError } from "../errors.ts";
+import { command, EXIT, flag, toggle } from "./command.ts";
 
 export const catalog = command({
   name: "catalog",

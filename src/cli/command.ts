@@ -2,6 +2,7 @@
 // from them.
 import { parseArgs } from "node:util";
 import { z } from "zod";
+import { UsageError } from "../errors.ts";
 
 /** How the executable ends. */
 export const EXIT = { done: 0, failed: 1, notBegun: 2 } as const;
@@ -33,9 +34,6 @@ interface Definition<F extends Flags> {
   readonly argument?: string;
   run(values: Values<F>, argument: string): Promise<number>;
 }
-
-/** The arguments or the environment are wrong: nothing has begun. */
-export class UsageError extends Error {}
 
 /** A flag with a value. */
 export function flag<S extends z.ZodType>(value: string, schema: S, help: string) {

@@ -1,7 +1,7 @@
 import { databaseUrl } from "../config.ts";
 import { describe, examine } from "../doctor.ts";
+import { reportOf } from "../refusal.ts";
 import { command, EXIT, toggle } from "./command.ts";
-import { reportOf } from "./report.ts";
 
 export const doctor = command({
   name: "doctor",

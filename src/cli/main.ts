@@ -1,7 +1,7 @@
-import { EnvironmentError } from "../errors.ts";
+import { EnvironmentError, UsageError } from "../errors.ts";
+import { reportOf } from "../refusal.ts";
 import { version } from "../version.ts";
-import { columns, type Command, EXIT, UsageError } from "./command.ts";
-import { reportOf } from "./report.ts";
+import { columns, type Command, EXIT } from "./command.ts";
 
 /** What there is; a command is loaded when it is asked for. */
 const commands: Record<string, { does: string; load(): Promise<Command> }> = {

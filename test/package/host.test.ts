@@ -6,7 +6,9 @@ import { startReceiver } from "../support/receiver.ts";
 import { until } from "../support/until.ts";
 
 const HOST_CONFIG = `import { WorkerPreset } from "graphile-worker";
-import webhookpub from "webhookpub/preset";
+import webhookpub, { checkConnection } from "webhookpub/preset";
+
+await checkConnection();
 
 const seen = {
   name: "HostPlugin",
@@ -38,6 +40,10 @@ void t.test("beside the host's tasks, crontab and plugins, in one process", asyn
   await makeHost(project);
   const { url, sql } = await emptyDatabase(t);
   const env = { DATABASE_URL: url };
+  const nowhere = await project.run(["npx", "graphile-worker"], { DATABASE_URL: `${url}_nowhere` });
+  t.equal(nowhere.code, 1);
+  t.match(nowhere.output, /^ERROR: {2}3D000: database \S+ does not exist\nHINT: /);
+  t.notMatch(nowhere.output, /^ +at /m, "no stack");
   t.equal((await project.run(["npx", "webhookpub", "migrate"], env)).code, 0);
   await sql`create table greetings (name text)`;
   await sql`update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
