@@ -1,7 +1,12 @@
 import type { WorkerEvents } from "graphile-worker";
 
-/** Answers that the database may give others in the meantime, one a second. */
-const PATIENCE = 12;
+/** A question takes milliseconds; on a machine that is far too busy, some seconds. */
+const PATIENCE_MS = 15_000;
+/** Others get answers meanwhile, one a second: so many that it is neither the server nor this process. */
+const ANSWERS = 3;
+
+/** What a runner may wait for. */
+type Question = "jobs" | "the crontab";
 
 /**
  * Watches a runner of graphile-worker, whose own connections wait for an answer for ever: when
@@ -11,28 +16,32 @@ const PATIENCE = 12;
  * @param onHung called once, with what it waits for
  * @returns to be called once a second, while the database answers
  */
-export function watchRunner(events: WorkerEvents, onHung: (what: string) => void): () => void {
-  /** Answers that others got since. */
-  const waiting = new Map<"jobs" | "the crontab", number>();
+export function watchRunner(
+  events: WorkerEvents,
+  onHung: (what: Question) => void,
+): (now?: number) => void {
+  /** Since when, and how many answers others have got. */
+  const waiting = new Map<Question, { readonly since: number; answers: number }>();
+  const waits = (what: Question) => waiting.set(what, { since: performance.now(), answers: 0 });
   // It asks for jobs every two seconds while it has none.
   events.on("localQueue:setMode", ({ newMode }) => {
-    if (newMode === "POLLING") waiting.set("jobs", 0);
+    if (newMode === "POLLING") waits("jobs");
     else waiting.delete("jobs");
   });
   events.on("localQueue:getJobs:complete", () => {
-    if (waiting.has("jobs")) waiting.set("jobs", 0);
+    if (waiting.has("jobs")) waits("jobs");
   });
   for (const begins of ["cron:starting", "cron:schedule"] as const) {
-    events.on(begins, () => waiting.set("the crontab", 0));
+    events.on(begins, () => waits("the crontab"));
   }
   for (const ends of ["cron:started", "cron:scheduled"] as const) {
     events.on(ends, () => waiting.delete("the crontab"));
   }
   let hung = false;
-  return () => {
-    for (const [what, answers] of waiting) {
-      waiting.set(what, answers + 1);
-      if (answers < PATIENCE || hung) continue;
+  return (now = performance.now()) => {
+    for (const [what, question] of waiting) {
+      question.answers += 1;
+      if (question.answers < ANSWERS || now - question.since < PATIENCE_MS || hung) continue;
       hung = true;
       onHung(what);
     }
