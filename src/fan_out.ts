@@ -14,8 +14,6 @@ const MIN_PAUSE_MS = 4;
 const MAX_PAUSE_MS = 10;
 /** PostgreSQL is left alone for as long as a batch has taken, but no longer than this. */
 const MOST_REST_MS = 50;
-/** So many events in a batch mean that there are more. */
-const BACKLOG = 300;
 /**
  * While a publisher is under way that sends no NOTIFY, for another does (webhookpub.notify_is_due),
  * or an event waits for one with its ordering key, it looks again after this time, and then after
@@ -68,6 +66,8 @@ export function makeFanOut(
 ): FanOut {
   let again = false;
   let told = false;
+  /** The last batch left some. */
+  let more = false;
   /** The last batch says that there may be more in a moment. */
   let moreSoon = false;
   /** It was awake before, and somebody may have seen it so. */
@@ -101,6 +101,7 @@ export function makeFanOut(
     const batch = await pool.ask((sql) => fanOutBatch(sql, room()));
     if (batch.webhook_ids || batch.leased_ids) deliver(batch);
     if (batch.heavy_waits) lookForHeavy();
+    more = batch.more;
     moreSoon = batch.look_again;
     if (batch.event_count > 0) nextLookMs = NEXT_LOOK_MS;
     rate = rateNow() + Math.min(batch.event_count, MOST_PER_BATCH);
@@ -109,12 +110,12 @@ export function makeFanOut(
 
   const lookOnce = async (): Promise<void> => {
     clearTimeout(nextLook);
-    let found = 0;
-    while ((again || found >= BACKLOG) && !stopping.aborted) {
+    more = false;
+    while ((again || more) && !stopping.aborted) {
       const wasTold = told;
       if (wasTold) nextLookMs = NEXT_LOOK_MS;
       again = told = false;
-      found = await fanOut();
+      const found = await fanOut();
       if (rate > AWAKE_PER_S && !stopping.aborted) await stayAwake();
       else if (found === 0 && wasTold) wakeSometimes();
     }
@@ -138,7 +139,7 @@ export function makeFanOut(
         const found = await fanOut();
         const now = performance.now();
         if (found > 0) lastEvent = now;
-        if (found >= BACKLOG) continue;
+        if (more) continue;
         const idle = Math.min(Math.max((now - lastEvent) / 10, MIN_PAUSE_MS), MAX_PAUSE_MS);
         await sleep(Math.max(idle, Math.min(now - begun, MOST_REST_MS)));
       }

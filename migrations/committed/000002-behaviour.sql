@@ -1,5 +1,5 @@
 --! Previous: sha1:6d768a9c6e141e4d1c222d4b5a3eae71318118ba
---! Hash: sha1:973e5cefbd3a42b4f2bfa9fca0de5e44612457e8
+--! Hash: sha1:9f9482c2c7e185b165706252e1cfff8c9eb74bdd
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2164,9 +2164,9 @@ comment on function webhookpub.fan_out (integer) is
 -- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
 --            which some wait, each with its user, and the deliveries that are leased to whoever
 --            called, for their first attempt: it can send p_room at once; and, of the ordinary
---            lane, whether the heavy one has something to do, and whether to look again soon, for
---            somebody publishes without a NOTIFY (webhookpub.others_publish), or an event is left
---            out that may go in a moment.
+--            lane, whether more is pending than went into the batch, whether the heavy one has
+--            something to do, and whether to look again soon, for somebody publishes without a NOTIFY
+--            (webhookpub.others_publish), or an event is left out that may go in a moment.
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -2188,6 +2188,7 @@ create or replace function webhookpub.fan_out_batch (
   out leased_webhook_ids text[],
   out leased_user_ids text[],
   out leased_at timestamptz,
+  out more boolean,
   out heavy_waits boolean,
   out look_again boolean
 )
@@ -2208,6 +2209,7 @@ declare
 begin
   event_count := 0;
   delivery_count := 0;
+  more := false;
   look_again := not p_heavy and webhookpub.others_publish();
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
@@ -2215,7 +2217,7 @@ begin
     if p_heavy then
       v_events := webhookpub.next_heavy();
     else
-      select n.events, look_again or n.left_out into v_events, look_again
+      select n.events, n.more, look_again or n.left_out into v_events, more, look_again
       from webhookpub.next_events(p_limit) as n;
     end if;
     if v_events is not null then
@@ -2241,6 +2243,7 @@ begin
       end if;
       v_done := webhookpub.fan_out_singly(v_events, format('%s (%s)', sqlerrm, sqlstate));
       webhook_ids := v_done.webhook_ids;
+      more := true; -- What it has not come to.
       event_count := v_done.event_count;
       delivery_count := v_done.delivery_count;
   end;
@@ -2870,7 +2873,8 @@ comment on function webhookpub.leave_fan_out () is
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
--- Returns    them, or null; and whether some were left out that may go in a moment.
+-- Returns    them, or null; whether more are pending that did not fit; and whether some were left out
+--            that may go in a moment.
 --
 -- Where most of them would overtake, others are looked for, with other keys: however many wait
 -- behind one, they are in nobody's way.
@@ -2878,6 +2882,7 @@ comment on function webhookpub.leave_fan_out () is
 create or replace function webhookpub.next_events (
   p_limit integer,
   out events webhookpub.events[],
+  out more boolean,
   out left_out boolean
 )
   language plpgsql
@@ -2893,18 +2898,21 @@ as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_at tid[];
+  v_fit tid[];
   v_found webhookpub.events[];
   v_kept webhookpub.events[];
   v_left integer;
   v_keys text[] := '{}';
 begin
+  more := false;
   left_out := false;
   for i in 1 .. 4 loop
     v_at := webhookpub.oldest_events(p_limit, v_keys, v_now);
     exit when v_at is null;
-    v_at := webhookpub.fit_batch(v_at, p_limit);
+    v_fit := webhookpub.fit_batch(v_at, p_limit);
+    more := more or coalesce(cardinality(v_fit), 0) < cardinality(v_at);
     select array_agg(l.event) into v_found
-    from unnest(v_at) as a (at)
+    from unnest(v_fit) as a (at)
     -- One by one; "offset 0" keeps the planner from joining.
     cross join lateral (
       select e as event from webhookpub.events as e where e.ctid = a.at offset 0
@@ -8155,4 +8163,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '83c10ad2f304a7f35d0a6f91084780c534d0897ced016cbf4b831d236818a8f7');
+  ('000002', '08410eb9b1b464095d8c61d7f757d8213b2616884c129adbb7988dfcc30c50a9');

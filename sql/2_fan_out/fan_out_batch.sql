@@ -5,9 +5,9 @@
 -- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
 --            which some wait, each with its user, and the deliveries that are leased to whoever
 --            called, for their first attempt: it can send p_room at once; and, of the ordinary
---            lane, whether the heavy one has something to do, and whether to look again soon, for
---            somebody publishes without a NOTIFY (webhookpub.others_publish), or an event is left
---            out that may go in a moment.
+--            lane, whether more is pending than went into the batch, whether the heavy one has
+--            something to do, and whether to look again soon, for somebody publishes without a NOTIFY
+--            (webhookpub.others_publish), or an event is left out that may go in a moment.
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -29,6 +29,7 @@ create or replace function webhookpub.fan_out_batch (
   out leased_webhook_ids text[],
   out leased_user_ids text[],
   out leased_at timestamptz,
+  out more boolean,
   out heavy_waits boolean,
   out look_again boolean
 )
@@ -49,6 +50,7 @@ declare
 begin
   event_count := 0;
   delivery_count := 0;
+  more := false;
   look_again := not p_heavy and webhookpub.others_publish();
   begin
     -- Locked and written in one subtransaction: two would leave both of them in the row,
@@ -56,7 +58,7 @@ begin
     if p_heavy then
       v_events := webhookpub.next_heavy();
     else
-      select n.events, look_again or n.left_out into v_events, look_again
+      select n.events, n.more, look_again or n.left_out into v_events, more, look_again
       from webhookpub.next_events(p_limit) as n;
     end if;
     if v_events is not null then
@@ -82,6 +84,7 @@ begin
       end if;
       v_done := webhookpub.fan_out_singly(v_events, format('%s (%s)', sqlerrm, sqlstate));
       webhook_ids := v_done.webhook_ids;
+      more := true; -- What it has not come to.
       event_count := v_done.event_count;
       delivery_count := v_done.delivery_count;
   end;

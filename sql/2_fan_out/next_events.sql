@@ -5,7 +5,8 @@
 --
 -- Called by  webhookpub.fan_out_batch.
 -- Locks      the events, skipping those that another fan-out has.
--- Returns    them, or null; and whether some were left out that may go in a moment.
+-- Returns    them, or null; whether more are pending that did not fit; and whether some were left out
+--            that may go in a moment.
 --
 -- Where most of them would overtake, others are looked for, with other keys: however many wait
 -- behind one, they are in nobody's way.
@@ -13,6 +14,7 @@
 create or replace function webhookpub.next_events (
   p_limit integer,
   out events webhookpub.events[],
+  out more boolean,
   out left_out boolean
 )
   language plpgsql
@@ -28,18 +30,21 @@ as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_at tid[];
+  v_fit tid[];
   v_found webhookpub.events[];
   v_kept webhookpub.events[];
   v_left integer;
   v_keys text[] := '{}';
 begin
+  more := false;
   left_out := false;
   for i in 1 .. 4 loop
     v_at := webhookpub.oldest_events(p_limit, v_keys, v_now);
     exit when v_at is null;
-    v_at := webhookpub.fit_batch(v_at, p_limit);
+    v_fit := webhookpub.fit_batch(v_at, p_limit);
+    more := more or coalesce(cardinality(v_fit), 0) < cardinality(v_at);
     select array_agg(l.event) into v_found
-    from unnest(v_at) as a (at)
+    from unnest(v_fit) as a (at)
     -- One by one; "offset 0" keeps the planner from joining.
     cross join lateral (
       select e as event from webhookpub.events as e where e.ctid = a.at offset 0

@@ -91,6 +91,8 @@ export async function leaveFanOut(sql: Sql): Promise<void> {
 /** What a batch of events became. */
 export interface Batch {
   readonly event_count: number;
+  /** More is pending than went into the batch. */
+  readonly more: boolean;
   /**
    * There may be more in a moment: somebody is publishing who sends no NOTIFY, and had not committed
    * as this batch began, or an event waits for what is before it with its ordering key.

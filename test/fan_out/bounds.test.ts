@@ -3,6 +3,7 @@ import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { createWebhook, publish } from "../support/scene.ts";
 import { until } from "../support/until.ts";
+import { startWorkerProcess } from "../support/worker_process.ts";
 import { backendOf, untilBlocked } from "../support/waiting.ts";
 
 interface Tick {
@@ -215,3 +216,47 @@ void t.test("of more users than a batch has room for, each gets its turn", async
     select distinct user_id from webhookpub.events where status <> 'pending'`;
   t.equal(served.count, 100);
 });
+
+void t.test(
+  "whoever has many webhooks does not wait for a tick after each small batch",
+  async (t) => {
+    const { url, sql } = await testDatabase(t);
+    await sql`update webhookpub.settings set max_webhooks_per_user = 1000`;
+    await sql`
+    select webhookpub.create_webhook('user_1', 'https://example.com/', '{other.*}')
+    from generate_series(1, 400)`;
+    /** The time from one batch to the next, in milliseconds; and how many there were. */
+    const pace = async (ids: string[]) => {
+      const [row] = await sql<[{ batches: number; mean: number }]>`
+      select count(*)::integer as batches,
+        avg(b.since)::double precision as mean
+      from (
+        select extract(epoch from min(e.processed_at) - lag(min(e.processed_at))
+          over (order by min(e.processed_at))) * 1000 as since
+        from webhookpub.events as e
+        where e.id = any (${ids})
+        group by e.xmin::text
+      ) as b`;
+      return row;
+    };
+    const byHand = await publish(sql, { count: 50 });
+    t.match(
+      await sql`select event_count, more from webhookpub.fan_out_batch()`,
+      [{ event_count: 5, more: true }],
+      "as many as may become 2,000 deliveries",
+    );
+    while ((await fanOut(sql)).event_count > 0);
+    t.match(await sql`select more from webhookpub.fan_out_batch()`, [{ more: false }]);
+    const { mean } = await pace(byHand);
+
+    await startWorkerProcess(t, url);
+    const ids = await publish(sql, { count: 50 });
+    await until(async () => (await pending(sql)) === 0, "all events");
+    const atWork = await pace(ids);
+    t.ok(atWork.batches >= 10, `${atWork.batches} batches`);
+    t.ok(
+      atWork.mean < 10 * mean + 250,
+      `one each ${atWork.mean.toFixed(0)} ms, ${mean.toFixed(0)} by hand`,
+    );
+  },
+);
