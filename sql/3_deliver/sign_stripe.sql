@@ -1,6 +1,6 @@
 -- Signs a request in the manner of Stripe.
 --
--- Called by  webhookpub.signed_requests, per row: no pinned path, and no more immutable than
+-- Called by  webhookpub.sign_request, per row: no pinned path, and no more immutable than
 --            convert_to is, so that it is inlined: faster, and the secret is nowhere a
 --            parameter, which might be logged.
 -- Returns    v1= and the HMAC in hex; the key is the whole secret, as text.

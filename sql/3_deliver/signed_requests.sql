@@ -3,7 +3,7 @@
 -- Called by  webhookpub.lease_requests.
 -- Returns    as many of them, in order, as have bodies of 8 MB together, and one at least.
 --
--- A webhook has one secret, or during a rotation two: the new one signs first.
+-- A webhook has one secret, or during a rotation two.
 
 create or replace function webhookpub.signed_requests (
   p_delivery_ids text[]
@@ -39,17 +39,27 @@ begin
   v_policy := json_build_object(
     'allowHttp', v_settings.allow_http, 'allowed', v_settings.allowed_networks::text[]
   );
-  select array_agg(h), min(h.event_created_at), max(h.event_created_at)
+  -- A row of its own type: one of a subquery's is "record", and goes through text to become another.
+  select array_agg(h.row), min((h.row).event_created_at), max((h.row).event_created_at)
   into v_history, v_first_event_at, v_last_event_at
   from unnest(p_delivery_ids) as p (id)
   cross join lateral (
-    select h.* from webhookpub.delivery_history as h where h.id = p.id offset 0
+    select h as row from webhookpub.delivery_history as h where h.id = p.id offset 0
   ) as h;
 
   return query
-  with sized as materialized (
+  select
+    h.id, h.event_id, h.event_type, w.url, w.headers, w.signature_scheme, v_seconds, g.signature,
+    h.body,
+    (extract(epoch from coalesce(w.request_timeout, v_settings.request_timeout)) * 1000)::integer,
+    v_policy,
+    case
+      when h.body is null then 'its envelope is gone'
+      when g.signature is null then 'its webhook has no secret'
+    end
+  from (
     select
-      h.id, h.event_id, h.event_type, h.webhook_id, n.body,
+      h.id, h.webhook_id, h.event_id, h.event_type, n.body,
       sum(octet_length(n.body)) over (rows unbounded preceding) - octet_length(n.body) as before
     from unnest(v_history) as h
     -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
@@ -61,19 +71,13 @@ begin
         and n.created_at between v_first_event_at and v_last_event_at
       offset 0
     ) as n on true
-  )
-  select
-    h.id, h.event_id, h.event_type, w.url, w.headers, w.signature_scheme, v_seconds, g.signature,
-    h.body,
-    (extract(epoch from coalesce(w.request_timeout, v_settings.request_timeout)) * 1000)::integer,
-    v_policy,
-    case
-      when h.body is null then 'its envelope is gone'
-      when g.signature is null then 'its webhook has no secret'
-    end
-  from sized as h
+    offset 0
+  ) as h
   cross join lateral (
-    select w.* from webhookpub.webhooks as w where w.id = h.webhook_id offset 0
+    select w.url, w.headers, w.signature_scheme, w.request_timeout
+    from webhookpub.webhooks as w
+    where w.id = h.webhook_id
+    offset 0
   ) as w
   cross join lateral (
     select
@@ -84,12 +88,9 @@ begin
     offset 0
   ) as k
   cross join lateral (
-    select case w.signature_scheme
-      when 'stripe' then webhookpub.sign_stripe(k.current, v_seconds, h.body)
-        || coalesce(',' || webhookpub.sign_stripe(k.previous, v_seconds, h.body), '')
-      else webhookpub.sign_standard(k.current, h.event_id, v_seconds, h.body)
-        || coalesce(' ' || webhookpub.sign_standard(k.previous, h.event_id, v_seconds, h.body), '')
-    end as signature
+    select webhookpub.sign_request(
+      w.signature_scheme, k.current, k.previous, h.event_id, v_seconds, h.body
+    ) as signature
     offset 0
   ) as g
   where h.before is null or h.before < 8000000;

@@ -233,6 +233,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   delivery_is_on: [NOBODY, "webhookpub.delivery_is_on()"],
   hmac_sha256: [NOBODY, "webhookpub.hmac_sha256('a', 'b')"],
   sign_standard: [NOBODY, "webhookpub.sign_standard('whsec_AAAA', 'evt_1', 1, '')"],
+  sign_request: [NOBODY, "webhookpub.sign_request('standard', 'whsec_AAAA', null, 'evt_1', 1, '')"],
   sign_stripe: [NOBODY, "webhookpub.sign_stripe('whsec_AAAA', 1, '')"],
   disable_webhooks: [NOBODY, "webhookpub.disable_webhooks('{}', 'gone')"],
   publish_delivery_failed: [NOBODY, "webhookpub.publish_delivery_failed('{}')"],
