@@ -56,16 +56,7 @@ begin
   if exists (select from unnest(v_answers) as a where a.ordering_key is not null) then
     v_answers := webhookpub.put_off_answers(v_answers);
   end if;
-  insert into webhookpub.attempts
-    (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error, response_body,
-     webhook_id)
-  select
-    a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code, a.error,
-    a.response_body, a.webhook_id
-  from unnest(v_answers) as a
-  where a.verdict <> 'held'
-  on conflict do nothing;
-
+  perform webhookpub.keep_attempts(v_answers);
   perform webhookpub.apply_verdicts(v_answers, v_now);
   perform webhookpub.rate_webhooks(v_answers, v_now);
   select f.held_ids, f.ready_webhook_ids into held_ids, ready_webhook_ids

@@ -220,6 +220,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   take_turns: [NOBODY, "webhookpub.take_turns('{}', '{}', '{}', '{}')"],
   hold_turns: [NOBODY, "webhookpub.hold_turns('{}')"],
   pass_turns: [NOBODY, `webhookpub.pass_turns('{}', '{}', ${now})`],
+  keep_attempts: [NOBODY, "webhookpub.keep_attempts('{}')"],
   put_off_answers: [NOBODY, "webhookpub.put_off_answers('{}')"],
   follow_answers: [NOBODY, `webhookpub.follow_answers('{}', ${now})`],
   hold_leases: [NOBODY, "webhookpub.hold_leases('{}', '{}')"],
