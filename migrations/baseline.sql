@@ -423,6 +423,8 @@ create table webhookpub.queue (
   last_status_code integer,
   last_error text
 ) with (
+  -- Room on the page for what a lease makes of a row, so that only what differs is logged.
+  fillfactor = 50,
   autovacuum_vacuum_scale_factor = 0.02,
   autovacuum_vacuum_insert_scale_factor = 0.1,
   autovacuum_analyze_scale_factor = 0.05,

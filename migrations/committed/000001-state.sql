@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:6d768a9c6e141e4d1c222d4b5a3eae71318118ba
+--! Hash: sha1:2c7d60bb6c86da7661bf4c18b7ed9a3e8d57b134
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -539,6 +539,8 @@ create table webhookpub.queue (
   last_status_code integer,
   last_error text
 ) with (
+  -- Room on the page for what a lease makes of a row, so that only what differs is logged.
+  fillfactor = 50,
   autovacuum_vacuum_scale_factor = 0.02,
   autovacuum_vacuum_insert_scale_factor = 0.1,
   autovacuum_analyze_scale_factor = 0.05,

@@ -1,5 +1,5 @@
---! Previous: sha1:6d768a9c6e141e4d1c222d4b5a3eae71318118ba
---! Hash: sha1:9f9482c2c7e185b165706252e1cfff8c9eb74bdd
+--! Previous: sha1:2c7d60bb6c86da7661bf4c18b7ed9a3e8d57b134
+--! Hash: sha1:1aa4a802319e1363f48e9cbf6b41be3cb60cc573
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -3897,7 +3897,7 @@ comment on function webhookpub.requests_allowed
 --! Included 3_deliver/sign_standard.sql
 -- Signs a request by the Standard Webhooks specification.
 --
--- Called by  webhookpub.signed_requests, per row: no pinned path, and no more immutable than
+-- Called by  webhookpub.sign_request, per row: no pinned path, and no more immutable than
 --            convert_to is, so that it is inlined: faster, and the secret is nowhere a
 --            parameter, which might be logged.
 -- Returns    v1, and the base64 of the HMAC; the key is the decoded part of the secret.
@@ -3926,7 +3926,7 @@ comment on function webhookpub.sign_standard (text, text, bigint, text) is
 --! Included 3_deliver/sign_stripe.sql
 -- Signs a request in the manner of Stripe.
 --
--- Called by  webhookpub.signed_requests, per row: no pinned path, and no more immutable than
+-- Called by  webhookpub.sign_request, per row: no pinned path, and no more immutable than
 --            convert_to is, so that it is inlined: faster, and the secret is nowhere a
 --            parameter, which might be logged.
 -- Returns    v1= and the HMAC in hex; the key is the whole secret, as text.
@@ -3950,13 +3950,48 @@ return 'v1=' || encode(
 comment on function webhookpub.sign_stripe (text, bigint, text) is
   'One signature of the scheme stripe: v1=<hex>. p_timestamp is in Unix seconds.';
 --! EndIncluded 3_deliver/sign_stripe.sql
+--! Included 3_deliver/sign_request.sql
+-- Signs a request by the scheme of its webhook, during a rotation by both of its secrets: the new
+-- one first.
+--
+-- Called by  webhookpub.signed_requests, per row: no pinned path, and no more immutable than
+--            convert_to is, so that it is inlined: faster, and the secret is nowhere a
+--            parameter, which might be logged.
+-- Returns    what the header says; null without a secret.
+
+create or replace function webhookpub.sign_request (
+  p_scheme text,
+  p_secret text,
+  p_previous_secret text,
+  p_event_id text,
+  p_timestamp bigint,
+  p_body text
+)
+  returns text
+  language sql
+  stable
+  parallel safe
+return case p_scheme
+  when 'stripe' then webhookpub.sign_stripe(p_secret, p_timestamp, p_body)
+    || case when p_previous_secret is null then ''
+      else ',' || webhookpub.sign_stripe(p_previous_secret, p_timestamp, p_body)
+    end
+  else webhookpub.sign_standard(p_secret, p_event_id, p_timestamp, p_body)
+    || case when p_previous_secret is null then ''
+      else ' ' || webhookpub.sign_standard(p_previous_secret, p_event_id, p_timestamp, p_body)
+    end
+end;
+
+comment on function webhookpub.sign_request (text, text, text, text, bigint, text) is
+  'The signatures of a request, by the scheme of its webhook.';
+--! EndIncluded 3_deliver/sign_request.sql
 --! Included 3_deliver/signed_requests.sql
 -- Puts the requests of deliveries together and signs them.
 --
 -- Called by  webhookpub.lease_requests.
 -- Returns    as many of them, in order, as have bodies of 8 MB together, and one at least.
 --
--- A webhook has one secret, or during a rotation two: the new one signs first.
+-- A webhook has one secret, or during a rotation two.
 
 create or replace function webhookpub.signed_requests (
   p_delivery_ids text[]
@@ -3992,17 +4027,27 @@ begin
   v_policy := json_build_object(
     'allowHttp', v_settings.allow_http, 'allowed', v_settings.allowed_networks::text[]
   );
-  select array_agg(h), min(h.event_created_at), max(h.event_created_at)
+  -- A row of its own type: one of a subquery's is "record", and goes through text to become another.
+  select array_agg(h.row), min((h.row).event_created_at), max((h.row).event_created_at)
   into v_history, v_first_event_at, v_last_event_at
   from unnest(p_delivery_ids) as p (id)
   cross join lateral (
-    select h.* from webhookpub.delivery_history as h where h.id = p.id offset 0
+    select h as row from webhookpub.delivery_history as h where h.id = p.id offset 0
   ) as h;
 
   return query
-  with sized as materialized (
+  select
+    h.id, h.event_id, h.event_type, w.url, w.headers, w.signature_scheme, v_seconds, g.signature,
+    h.body,
+    (extract(epoch from coalesce(w.request_timeout, v_settings.request_timeout)) * 1000)::integer,
+    v_policy,
+    case
+      when h.body is null then 'its envelope is gone'
+      when g.signature is null then 'its webhook has no secret'
+    end
+  from (
     select
-      h.id, h.event_id, h.event_type, h.webhook_id, n.body,
+      h.id, h.webhook_id, h.event_id, h.event_type, n.body,
       sum(octet_length(n.body)) over (rows unbounded preceding) - octet_length(n.body) as before
     from unnest(v_history) as h
     -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
@@ -4014,19 +4059,13 @@ begin
         and n.created_at between v_first_event_at and v_last_event_at
       offset 0
     ) as n on true
-  )
-  select
-    h.id, h.event_id, h.event_type, w.url, w.headers, w.signature_scheme, v_seconds, g.signature,
-    h.body,
-    (extract(epoch from coalesce(w.request_timeout, v_settings.request_timeout)) * 1000)::integer,
-    v_policy,
-    case
-      when h.body is null then 'its envelope is gone'
-      when g.signature is null then 'its webhook has no secret'
-    end
-  from sized as h
+    offset 0
+  ) as h
   cross join lateral (
-    select w.* from webhookpub.webhooks as w where w.id = h.webhook_id offset 0
+    select w.url, w.headers, w.signature_scheme, w.request_timeout
+    from webhookpub.webhooks as w
+    where w.id = h.webhook_id
+    offset 0
   ) as w
   cross join lateral (
     select
@@ -4037,12 +4076,9 @@ begin
     offset 0
   ) as k
   cross join lateral (
-    select case w.signature_scheme
-      when 'stripe' then webhookpub.sign_stripe(k.current, v_seconds, h.body)
-        || coalesce(',' || webhookpub.sign_stripe(k.previous, v_seconds, h.body), '')
-      else webhookpub.sign_standard(k.current, h.event_id, v_seconds, h.body)
-        || coalesce(' ' || webhookpub.sign_standard(k.previous, h.event_id, v_seconds, h.body), '')
-    end as signature
+    select webhookpub.sign_request(
+      w.signature_scheme, k.current, k.previous, h.event_id, v_seconds, h.body
+    ) as signature
     offset 0
   ) as g
   where h.before is null or h.before < 8000000;
@@ -4603,6 +4639,46 @@ comment on function webhookpub.judge_answers
    text[], timestamptz) is
   'Locks the deliveries of these answers and decides what each means.';
 --! EndIncluded 4_record/judge_answers.sql
+--! Included 4_record/keep_attempts.sql
+-- Keeps answers as attempts, each once, however often it was told.
+--
+-- Called by  webhookpub.record_attempts.
+--
+-- "on conflict" looks into the index before each row, and confirms each by a second record of the
+-- WAL. An answer that was told before is rare: only then are they inserted in that way.
+
+create or replace function webhookpub.keep_attempts (
+  p_answers webhookpub.answer[]
+)
+  returns void
+  language plpgsql
+  volatile
+as $$
+begin
+  insert into webhookpub.attempts
+    (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error, response_body,
+     webhook_id)
+  select
+    a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code, a.error,
+    a.response_body, a.webhook_id
+  from unnest(p_answers) as a
+  where a.verdict <> 'held';
+exception when unique_violation then
+  insert into webhookpub.attempts
+    (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error, response_body,
+     webhook_id)
+  select
+    a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code, a.error,
+    a.response_body, a.webhook_id
+  from unnest(p_answers) as a
+  where a.verdict <> 'held'
+  on conflict do nothing;
+end;
+$$;
+
+comment on function webhookpub.keep_attempts (webhookpub.answer[]) is
+  'Keeps these answers as attempts, but those that were kept before and those that are held.';
+--! EndIncluded 4_record/keep_attempts.sql
 --! Included 4_record/pass_turns.sql
 -- Makes due whose turn it is, after deliveries that have ended: the earliest with the same
 -- ordering key.
@@ -4892,16 +4968,7 @@ begin
   if exists (select from unnest(v_answers) as a where a.ordering_key is not null) then
     v_answers := webhookpub.put_off_answers(v_answers);
   end if;
-  insert into webhookpub.attempts
-    (delivery_id, attempt, started_at, duration_ms, outcome, status_code, error, response_body,
-     webhook_id)
-  select
-    a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code, a.error,
-    a.response_body, a.webhook_id
-  from unnest(v_answers) as a
-  where a.verdict <> 'held'
-  on conflict do nothing;
-
+  perform webhookpub.keep_attempts(v_answers);
   perform webhookpub.apply_verdicts(v_answers, v_now);
   perform webhookpub.rate_webhooks(v_answers, v_now);
   select f.held_ids, f.ready_webhook_ids into held_ids, ready_webhook_ids
@@ -8163,4 +8230,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '08410eb9b1b464095d8c61d7f757d8213b2616884c129adbb7988dfcc30c50a9');
+  ('000002', '133e544e7edd7e75b274a4399b4f67cee6d2a6b18514630f164c89735eb341a0');
