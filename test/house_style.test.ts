@@ -267,7 +267,6 @@ const LONG_BODIES: Readonly<Record<string, number>> = {
   fan_out_events: 112, // one statement
   fit_batch: 50, // one statement
   judge_answers: 64, // one statement
-  queue_deliveries: 70, // one statement
   rate_webhooks: 68, // one statement
   redeliver: 83, // one statement, then what it did
   redeliver_since: 76, // guards, then one statement

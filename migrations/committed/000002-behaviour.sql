@@ -1,5 +1,5 @@
 --! Previous: sha1:2c7d60bb6c86da7661bf4c18b7ed9a3e8d57b134
---! Hash: sha1:1aa4a802319e1363f48e9cbf6b41be3cb60cc573
+--! Hash: sha1:92dad5ee09e7ffff19d363365f6f44074f76eeb4
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2312,16 +2312,11 @@ begin
     select t.name, webhookpub.type_patterns(t.name) as patterns
     from (select distinct e.type as name from unnest(p_events) as e) as t
   ),
-  -- At least one row for each event; without a webhook if none matches.
   matched as materialized (
     select
-      e.id as event_id,
-      e.type as event_type,
-      e.message_id,
-      e.created_at as event_created_at,
-      w.id as webhook_id,
-      i.prefix || substr(w.id, 4, 12) as delivery_id,
-      cardinality(w.retry_schedule) + 1 as max_attempts
+      e.id, e.type, e.message_id, e.created_at, i.prefix, w.ids, w.all_attempts,
+      -- Only such a one may have deliveries already: somebody has set it back to pending.
+      e.envelope is null as is_old
     from unnest(p_events) as e
     cross join lateral (
       select webhookpub.first_delivery_prefix(e.id, e.created_at) as prefix offset 0
@@ -2338,34 +2333,40 @@ begin
       )
       offset 0
     ) as d on true
-    -- User by user, by one look into the index; "offset 0" keeps the planner from joining.
-    left join lateral (
-      select w.id, w.retry_schedule
-      from webhookpub.webhooks as w
-      where w.user_id = e.user_id
-        and webhookpub.unmatched_clause(
-          w,
-          e,
-          t.patterns,
-          d.data,
-          v_until
-        ) is null
-      offset 0
-    ) as w on true
+    -- Event by event, by one look into the index.
+    cross join lateral (
+      select
+        array_agg(w.id order by w.id) as ids,
+        array_agg(cardinality(w.retry_schedule) + 1 order by w.id) as all_attempts
+      from (
+        select w.id, w.retry_schedule
+        from webhookpub.webhooks as w
+        where w.user_id = e.user_id
+          and webhookpub.unmatched_clause(w, e, t.patterns, d.data, v_until) is null
+        offset 0 -- Or the order may lead through all webhooks.
+      ) as w
+    ) as w
   ),
   created as (
     insert into webhookpub.delivery_history as h
       (id, webhook_id, event_id, event_type, event_created_at, message_id, max_attempts,
        created_at)
     select
-      m.delivery_id, m.webhook_id, m.event_id, m.event_type, m.event_created_at, m.message_id,
-      m.max_attempts, v_now
-    from matched as m
-    where m.webhook_id is not null
-      -- Those that are there already: of an event that somebody has set back to pending. A look
-      -- for each, which is no join; "on conflict" would write a second record for each row.
-      and (select h.id from webhookpub.delivery_history as h where h.id = m.delivery_id) is null
-    order by m.delivery_id
+      i.delivery_id, m.webhook_id, m.id, m.type, m.created_at, m.message_id, m.max_attempts, v_now
+    from (
+      -- Not in "from", where each event would have a table made for its webhooks.
+      select m.*, unnest(m.ids) as webhook_id, unnest(m.all_attempts) as max_attempts
+      from matched as m
+    ) as m
+    cross join lateral (select m.prefix || substr(m.webhook_id, 4, 12) as delivery_id) as i
+    -- A look for each that may be there, which is no join; "on conflict" would write a second
+    -- record for each row.
+    where case
+      when m.is_old
+        then (select h.id from webhookpub.delivery_history as h where h.id = i.delivery_id) is null
+      else true
+    end
+    order by i.delivery_id
     returning h.id, h.webhook_id, h.event_id
   ),
   moved as (
@@ -2377,24 +2378,15 @@ begin
   marked as (
     update webhookpub.events as e
     set
-      status = (
-        case when m.webhook_ids is null then 'no_match' else 'processed' end
-      )::webhookpub.event_status,
-      matched_webhook_ids = coalesce(m.webhook_ids, '{}'),
+      status = (case when m.ids is null then 'no_match' else 'processed' end)::webhookpub.event_status,
+      matched_webhook_ids = coalesce(m.ids, '{}'),
       pending_user_id = null,
       envelope = null,
       attempts = e.attempts + 1,
       retry_at = null,
       processed_at = clock_timestamp()
-    from (
-      select
-        g.event_id,
-        array_agg(g.webhook_id order by g.webhook_id)
-          filter (where g.webhook_id is not null) as webhook_ids
-      from matched as g
-      group by g.event_id
-    ) as m
-    where e.id = m.event_id
+    from matched as m
+    where e.id = m.id
   )
   select
     array_agg(c.id) as ids, array_agg(c.webhook_id) as webhook_ids, array_agg(c.event_id) as event_ids
@@ -2618,7 +2610,8 @@ comment on column webhookpub.deliveries.expires_at is
 -- is the backstop against doubles. It begins with the time, so inserts go to the index's right
 -- edge and expiry walks in order.
 --
--- Called by  webhookpub.fan_out_events.
+-- Called by  webhookpub.fan_out_events, per row: no pinned path, so that it is inlined, which it
+--            is only while it claims to be no more constant than what it calls (convert_to).
 -- Returns    whd_, 12 hex digits of Unix milliseconds, 12 of the SHA-256 of the event's id. Two
 --            deliveries of a webhook whose events are of one millisecond differ by 48 bits.
 
@@ -2628,11 +2621,13 @@ create or replace function webhookpub.first_delivery_prefix (
 )
   returns text
   language sql
-  immutable
+  stable
   parallel safe
-return 'whd_'
-  || lpad(to_hex((extract(epoch from p_event_created_at) * 1000)::bigint), 12, '0')
-  || left(encode(sha256(convert_to(p_event_id, 'UTF8')), 'hex'), 12);
+return 'whd_' || encode(
+  substr(int8send((date_part('epoch', p_event_created_at) * 1000)::bigint), 3)
+    || substr(sha256(convert_to(p_event_id, 'UTF8')), 1, 6),
+  'hex'
+);
 
 comment on function webhookpub.first_delivery_prefix (text, timestamptz) is
   'What the ids of an event''s first deliveries begin with: its time and a hash of its id.';
@@ -2659,43 +2654,44 @@ as $$
 declare
   v_fit record;
 begin
+  -- Windows only sort. A join of events with users would be a nested loop where hashing is off.
   select
-    array_agg(b.at order by b.n)
-      filter (where not b.is_heavy and b.so_far <= 2000 and b.n <= p_limit) as light,
-    array_agg(b.at) filter (where b.is_heavy) as heavy
+    array_agg(t.at)
+      filter (where t.weight <= 1000 and t.so_far <= 2000 and t.place <= p_limit) as light,
+    array_agg(t.at) filter (where t.weight > 1000) as heavy
   into v_fit
   from (
-    select w.at, w.is_heavy, sum(w.weight) over t as so_far, row_number() over t as n
+    select
+      w.at, w.weight, sum(w.weight) filter (where w.weight <= 1000) over by_turn as so_far,
+      count(*) filter (where w.weight <= 1000) over by_turn as place
     from (
-      select
-        e.ctid as at, e.id, e.expires_at, x.weight, x.weight > 1000 as is_heavy,
-        row_number() over (
-          partition by e.user_id, x.weight > 1000 order by e.expires_at, e.id
-        ) as turn
-      from webhookpub.events as e
-      join (
-        select u.user_id, w.count, w.readers
+      select x.*, count(*) filter (where x.weight <= 1000) over (
+        partition by x.user_id order by x.expires_at, x.id rows unbounded preceding
+      ) as turn
+      from (
+        select e.*, max(w.count) over u + e.chunks * (1 + max(w.readers) over u) as weight
         from (
-          select distinct e.user_id from webhookpub.events as e where e.ctid = any (p_at)
-        ) as u
+          select
+            e.ctid as at, e.id, e.user_id, e.expires_at,
+            coalesce(octet_length(e.envelope), 0) / 16384 as chunks,
+            row_number() over (partition by e.user_id order by e.expires_at, e.id) as n
+          from webhookpub.events as e
+          where e.ctid = any (p_at)
+        ) as e
         cross join lateral (
           select count(*) as count, count(w.filter_data) as readers
           from (
             select w.filter_data
             from webhookpub.webhooks as w
-            where w.user_id = u.user_id and w.enabled
+            where w.user_id = e.user_id and w.enabled and e.n = 1 -- Counted once a user.
             limit 1001 -- More make no difference.
           ) as w
         ) as w
-        offset 0 -- Counted once a user.
-      ) as u on u.user_id = e.user_id
-      cross join lateral (
-        select u.count + coalesce(octet_length(e.envelope), 0) / 16384 * (1 + u.readers) as weight
+        window u as (partition by e.user_id)
       ) as x
-      where e.ctid = any (p_at)
     ) as w
-    window t as (partition by w.is_heavy order by w.turn, w.expires_at, w.id)
-  ) as b;
+    window by_turn as (order by w.turn, w.expires_at, w.id rows unbounded preceding)
+  ) as t;
   if v_fit.heavy is not null then
     update webhookpub.events as e
     set pending_user_id = chr(1) || e.user_id
@@ -2848,6 +2844,76 @@ $$;
 comment on function webhookpub.keep_order (webhookpub.events[]) is
   'Those of these events that overtake none with the same ordering key; what they come behind is locked.';
 --! EndIncluded 2_fan_out/keep_order.sql
+--! Included 2_fan_out/leases_at_birth.sql
+-- Says which new deliveries are born leased, so that no lease need be asked for: what its own
+-- process can send at once, of webhooks that are well and have nothing else waiting, a few each, as
+-- far as they have room. What has to wait for its turn is not.
+--
+-- Called by  webhookpub.queue_deliveries.
+-- Locks      those webhooks' leases, until the batch commits; what somebody else leases for at
+--            this moment is not born leased.
+-- Returns    for each delivery until when it is leased, or null; null when none is.
+
+create or replace function webhookpub.leases_at_birth (
+  p_webhook_ids text[],
+  p_turns timestamptz[],
+  p_room integer,
+  p_now timestamptz
+)
+  returns timestamptz[]
+  language plpgsql
+  volatile
+as $$
+declare
+  -- Of each webhook, so that one that hangs does not hold more.
+  v_most constant integer := 4;
+  v_free record;
+  v_lease record;
+  v_leases timestamptz[];
+begin
+  if p_room <= 0 or not webhookpub.delivery_is_on() then
+    return null;
+  end if;
+  -- A statement of its own: the next one must see what the last holder did.
+  select array_agg(f.webhook_id) as webhook_ids, array_agg(f.n) as places into v_free
+  from (
+    select h.webhook_id, h.n
+    from (
+      select
+        p.webhook_id, p.n,
+        row_number() over (partition by p.webhook_id order by p.n) as place,
+        dense_rank() over (order by p.webhook_id) as webhook
+      from unnest(p_webhook_ids, p_turns) with ordinality as p (webhook_id, turn_at, n)
+      where p.turn_at is null
+    ) as h
+    where h.place <= v_most and h.webhook <= p_room
+    offset 0 -- Locked is only what is left.
+  ) as f
+  where pg_catalog.pg_try_advisory_xact_lock(2003006833, pg_catalog.hashtext(f.webhook_id));
+
+  for v_lease in
+    select i.n, r.leased_until
+    from (
+      select f.webhook_id, array_agg(f.n order by f.n) as places
+      from unnest(v_free.webhook_ids, v_free.places) as f (webhook_id, n)
+      group by f.webhook_id
+    ) as g
+    cross join lateral webhookpub.room_at_birth(g.webhook_id, v_most, p_now) as r
+    cross join lateral unnest(g.places[1 : r.room]) as i (n)
+    limit p_room
+  loop
+    v_leases := coalesce(
+      v_leases, array_fill(null::timestamptz, array[cardinality(p_webhook_ids)])
+    );
+    v_leases[v_lease.n] := v_lease.leased_until;
+  end loop;
+  return v_leases;
+end;
+$$;
+
+comment on function webhookpub.leases_at_birth (text[], timestamptz[], integer, timestamptz) is
+  'Until when each of these new deliveries is leased by its fan-out, up to p_room of them; null: not.';
+--! EndIncluded 2_fan_out/leases_at_birth.sql
 --! Included 2_fan_out/leave_fan_out.sql
 -- Gives the seat of an awake fan-out back.
 --
@@ -3061,13 +3127,11 @@ comment on function webhookpub.oldest_events (integer, text[], timestamptz) is
   'Locks the oldest pending events, but those with these ordering keys, of all users in turn; returns where they are.';
 --! EndIncluded 2_fan_out/oldest_events.sql
 --! Included 2_fan_out/queue_deliveries.sql
--- Puts the first deliveries of a batch into the queue. What its own process can send at once is
--- born leased, so that no lease need be asked for: of webhooks that are well and have nothing else
--- waiting, a few each, as far as they have room. What has to wait for its turn is never due.
+-- Puts the first deliveries of a batch into the queue. Some are born leased
+-- (webhookpub.leases_at_birth). What has to wait for its turn is never due.
 --
--- Called by  webhookpub.fan_out_events, which has made their history.
--- Locks      those webhooks' leases, until the batch commits; what somebody else leases for at
---            this moment is not born leased.
+-- Called by  webhookpub.fan_out_events, which has made their history, in the order of their ids:
+--            so they go into the index one after the other.
 -- Returns    what is leased, and the webhooks that have something waiting.
 
 create or replace function webhookpub.queue_deliveries (
@@ -3085,67 +3149,28 @@ create or replace function webhookpub.queue_deliveries (
   volatile
 as $$
 declare
-  -- Of each webhook, so that one that hangs does not hold more.
-  v_most constant integer := 4;
-  v_free text[];
+  v_leases constant timestamptz[] :=
+    webhookpub.leases_at_birth(p_webhook_ids, p_turns, p_room, p_now);
 begin
-  if p_room > 0 and webhookpub.delivery_is_on() then
-    -- A statement of its own: the next one must see what the last holder did.
-    select array_agg(w.id) into v_free
-    from (select distinct p.id from unnest(p_webhook_ids) as p (id) limit p_room) as w
-    where pg_catalog.pg_try_advisory_xact_lock(2003006833, pg_catalog.hashtext(w.id));
-  end if;
-  with delivery as (
-    select
-      g.webhook_id, g.ids, g.ordering_keys, g.turns, r.leased_until,
-      -- least() passes by a null.
-      greatest(least(coalesce(r.room, 0), g.heads), 0) as room
-    from (
-      select
-        p.webhook_id, array_agg(p.id) as ids, array_agg(p.ordering_key) as ordering_keys,
-        array_agg(p.turn_at) as turns, (count(*) - count(p.turn_at))::integer as heads
-      from (
-        -- Whose turn it is comes first.
-        select p.*
-        from unnest(p_delivery_ids, p_webhook_ids, p_ordering_keys, p_turns)
-          as p (id, webhook_id, ordering_key, turn_at)
-        order by p.webhook_id, p.turn_at nulls first
-      ) as p
-      group by p.webhook_id
-    ) as g
-    left join lateral webhookpub.room_at_birth(g.webhook_id, v_most, p_now) as r
-      on g.webhook_id = any (v_free)
-  ),
-  queued as (
-    insert into webhookpub.queue as q
+  with queued as (
+    insert into webhookpub.queue
       (delivery_id, webhook_id, ordering_key, turn_at, due_at, leased, attempt, last_attempt_at)
     select
-      i.id, d.webhook_id, i.ordering_key, i.turn_at,
-      case
-        when b.is_leased then d.leased_until
-        when i.turn_at is not null then 'infinity'
-        else p_now
-      end,
-      b.is_leased, b.is_leased::integer, case when b.is_leased then p_now end
-    from (
-      select d.*, sum(d.room) over (rows unbounded preceding) as so_far
-      from delivery as d
-    ) as d
-    cross join lateral unnest(d.ids, d.ordering_keys, d.turns)
-      with ordinality as i (id, ordering_key, turn_at, n)
-    cross join lateral (
-      select i.n <= d.room - greatest(d.so_far - p_room, 0) as is_leased
-    ) as b
-    -- One after the other in the index.
-    order by i.id
-    returning q.delivery_id, q.webhook_id, q.leased, q.turn_at
+      p.id, p.webhook_id, p.ordering_key, p.turn_at,
+      coalesce(p.leased_until, case when p.turn_at is null then p_now else 'infinity' end),
+      p.leased_until is not null,
+      (p.leased_until is not null)::integer,
+      case when p.leased_until is not null then p_now end
+    from unnest(p_delivery_ids, p_webhook_ids, p_ordering_keys, p_turns, v_leases)
+      as p (id, webhook_id, ordering_key, turn_at, leased_until)
   )
   select
-    array_agg(q.delivery_id) filter (where q.leased),
-    array_agg(q.webhook_id) filter (where q.leased),
-    array_agg(distinct q.webhook_id) filter (where not q.leased and q.turn_at is null)
+    array_agg(p.id) filter (where p.leased_until is not null),
+    array_agg(p.webhook_id) filter (where p.leased_until is not null),
+    array_agg(distinct p.webhook_id) filter (where p.leased_until is null and p.turn_at is null)
   into leased_ids, leased_webhook_ids, webhook_ids
-  from queued as q;
+  from unnest(p_delivery_ids, p_webhook_ids, p_turns, v_leases)
+    as p (id, webhook_id, turn_at, leased_until);
 end;
 $$;
 
@@ -3157,7 +3182,7 @@ comment on function webhookpub.queue_deliveries
 -- Says how many deliveries of a webhook may be born leased: a few, if it is well and has nothing
 -- else waiting. Whoever has a pace is in no hurry.
 --
--- Called by  webhookpub.queue_deliveries, per row: no pinned path, so that it is inlined.
+-- Called by  webhookpub.leases_at_birth, per row: no pinned path, so that it is inlined.
 -- Returns    one row: how many, and until when they would be leased; or none.
 
 create or replace function webhookpub.room_at_birth (
@@ -3414,7 +3439,7 @@ comment on function webhookpub.users_of (text[]) is
 -- Says whether anything may be sent: not while settings.deliver_enabled is false, nor in a
 -- database whose own setting webhookpub.deliver_enabled is off.
 --
--- Called by  webhookpub.lease_deliveries, webhookpub.queue_deliveries, webhookpub.wake,
+-- Called by  webhookpub.lease_deliveries, webhookpub.leases_at_birth, webhookpub.wake,
 --            webhookpub.add_deliver_jobs; webhookpub.diagnose_work, webhookpub.webhook_waits.
 --
 -- The second is for copies: alter database … set it before there is anything in it, and no worker
@@ -8230,4 +8255,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '133e544e7edd7e75b274a4399b4f67cee6d2a6b18514630f164c89735eb341a0');
+  ('000002', '609dec491da9c245ddb0eef36c4b2a7534d38ce2c17c115d5ba1bcbf77dc0bf7');

@@ -48,16 +48,11 @@ begin
     select t.name, webhookpub.type_patterns(t.name) as patterns
     from (select distinct e.type as name from unnest(p_events) as e) as t
   ),
-  -- At least one row for each event; without a webhook if none matches.
   matched as materialized (
     select
-      e.id as event_id,
-      e.type as event_type,
-      e.message_id,
-      e.created_at as event_created_at,
-      w.id as webhook_id,
-      i.prefix || substr(w.id, 4, 12) as delivery_id,
-      cardinality(w.retry_schedule) + 1 as max_attempts
+      e.id, e.type, e.message_id, e.created_at, i.prefix, w.ids, w.all_attempts,
+      -- Only such a one may have deliveries already: somebody has set it back to pending.
+      e.envelope is null as is_old
     from unnest(p_events) as e
     cross join lateral (
       select webhookpub.first_delivery_prefix(e.id, e.created_at) as prefix offset 0
@@ -74,34 +69,40 @@ begin
       )
       offset 0
     ) as d on true
-    -- User by user, by one look into the index; "offset 0" keeps the planner from joining.
-    left join lateral (
-      select w.id, w.retry_schedule
-      from webhookpub.webhooks as w
-      where w.user_id = e.user_id
-        and webhookpub.unmatched_clause(
-          w,
-          e,
-          t.patterns,
-          d.data,
-          v_until
-        ) is null
-      offset 0
-    ) as w on true
+    -- Event by event, by one look into the index.
+    cross join lateral (
+      select
+        array_agg(w.id order by w.id) as ids,
+        array_agg(cardinality(w.retry_schedule) + 1 order by w.id) as all_attempts
+      from (
+        select w.id, w.retry_schedule
+        from webhookpub.webhooks as w
+        where w.user_id = e.user_id
+          and webhookpub.unmatched_clause(w, e, t.patterns, d.data, v_until) is null
+        offset 0 -- Or the order may lead through all webhooks.
+      ) as w
+    ) as w
   ),
   created as (
     insert into webhookpub.delivery_history as h
       (id, webhook_id, event_id, event_type, event_created_at, message_id, max_attempts,
        created_at)
     select
-      m.delivery_id, m.webhook_id, m.event_id, m.event_type, m.event_created_at, m.message_id,
-      m.max_attempts, v_now
-    from matched as m
-    where m.webhook_id is not null
-      -- Those that are there already: of an event that somebody has set back to pending. A look
-      -- for each, which is no join; "on conflict" would write a second record for each row.
-      and (select h.id from webhookpub.delivery_history as h where h.id = m.delivery_id) is null
-    order by m.delivery_id
+      i.delivery_id, m.webhook_id, m.id, m.type, m.created_at, m.message_id, m.max_attempts, v_now
+    from (
+      -- Not in "from", where each event would have a table made for its webhooks.
+      select m.*, unnest(m.ids) as webhook_id, unnest(m.all_attempts) as max_attempts
+      from matched as m
+    ) as m
+    cross join lateral (select m.prefix || substr(m.webhook_id, 4, 12) as delivery_id) as i
+    -- A look for each that may be there, which is no join; "on conflict" would write a second
+    -- record for each row.
+    where case
+      when m.is_old
+        then (select h.id from webhookpub.delivery_history as h where h.id = i.delivery_id) is null
+      else true
+    end
+    order by i.delivery_id
     returning h.id, h.webhook_id, h.event_id
   ),
   moved as (
@@ -113,24 +114,15 @@ begin
   marked as (
     update webhookpub.events as e
     set
-      status = (
-        case when m.webhook_ids is null then 'no_match' else 'processed' end
-      )::webhookpub.event_status,
-      matched_webhook_ids = coalesce(m.webhook_ids, '{}'),
+      status = (case when m.ids is null then 'no_match' else 'processed' end)::webhookpub.event_status,
+      matched_webhook_ids = coalesce(m.ids, '{}'),
       pending_user_id = null,
       envelope = null,
       attempts = e.attempts + 1,
       retry_at = null,
       processed_at = clock_timestamp()
-    from (
-      select
-        g.event_id,
-        array_agg(g.webhook_id order by g.webhook_id)
-          filter (where g.webhook_id is not null) as webhook_ids
-      from matched as g
-      group by g.event_id
-    ) as m
-    where e.id = m.event_id
+    from matched as m
+    where e.id = m.id
   )
   select
     array_agg(c.id) as ids, array_agg(c.webhook_id) as webhook_ids, array_agg(c.event_id) as event_ids

@@ -19,43 +19,44 @@ as $$
 declare
   v_fit record;
 begin
+  -- Windows only sort. A join of events with users would be a nested loop where hashing is off.
   select
-    array_agg(b.at order by b.n)
-      filter (where not b.is_heavy and b.so_far <= 2000 and b.n <= p_limit) as light,
-    array_agg(b.at) filter (where b.is_heavy) as heavy
+    array_agg(t.at)
+      filter (where t.weight <= 1000 and t.so_far <= 2000 and t.place <= p_limit) as light,
+    array_agg(t.at) filter (where t.weight > 1000) as heavy
   into v_fit
   from (
-    select w.at, w.is_heavy, sum(w.weight) over t as so_far, row_number() over t as n
+    select
+      w.at, w.weight, sum(w.weight) filter (where w.weight <= 1000) over by_turn as so_far,
+      count(*) filter (where w.weight <= 1000) over by_turn as place
     from (
-      select
-        e.ctid as at, e.id, e.expires_at, x.weight, x.weight > 1000 as is_heavy,
-        row_number() over (
-          partition by e.user_id, x.weight > 1000 order by e.expires_at, e.id
-        ) as turn
-      from webhookpub.events as e
-      join (
-        select u.user_id, w.count, w.readers
+      select x.*, count(*) filter (where x.weight <= 1000) over (
+        partition by x.user_id order by x.expires_at, x.id rows unbounded preceding
+      ) as turn
+      from (
+        select e.*, max(w.count) over u + e.chunks * (1 + max(w.readers) over u) as weight
         from (
-          select distinct e.user_id from webhookpub.events as e where e.ctid = any (p_at)
-        ) as u
+          select
+            e.ctid as at, e.id, e.user_id, e.expires_at,
+            coalesce(octet_length(e.envelope), 0) / 16384 as chunks,
+            row_number() over (partition by e.user_id order by e.expires_at, e.id) as n
+          from webhookpub.events as e
+          where e.ctid = any (p_at)
+        ) as e
         cross join lateral (
           select count(*) as count, count(w.filter_data) as readers
           from (
             select w.filter_data
             from webhookpub.webhooks as w
-            where w.user_id = u.user_id and w.enabled
+            where w.user_id = e.user_id and w.enabled and e.n = 1 -- Counted once a user.
             limit 1001 -- More make no difference.
           ) as w
         ) as w
-        offset 0 -- Counted once a user.
-      ) as u on u.user_id = e.user_id
-      cross join lateral (
-        select u.count + coalesce(octet_length(e.envelope), 0) / 16384 * (1 + u.readers) as weight
+        window u as (partition by e.user_id)
       ) as x
-      where e.ctid = any (p_at)
     ) as w
-    window t as (partition by w.is_heavy order by w.turn, w.expires_at, w.id)
-  ) as b;
+    window by_turn as (order by w.turn, w.expires_at, w.id rows unbounded preceding)
+  ) as t;
   if v_fit.heavy is not null then
     update webhookpub.events as e
     set pending_user_id = chr(1) || e.user_id

@@ -1,7 +1,7 @@
 -- Says how many deliveries of a webhook may be born leased: a few, if it is well and has nothing
 -- else waiting. Whoever has a pace is in no hurry.
 --
--- Called by  webhookpub.queue_deliveries, per row: no pinned path, so that it is inlined.
+-- Called by  webhookpub.leases_at_birth, per row: no pinned path, so that it is inlined.
 -- Returns    one row: how many, and until when they would be leased; or none.
 
 create or replace function webhookpub.room_at_birth (

@@ -1,7 +1,7 @@
 -- Says whether anything may be sent: not while settings.deliver_enabled is false, nor in a
 -- database whose own setting webhookpub.deliver_enabled is off.
 --
--- Called by  webhookpub.lease_deliveries, webhookpub.queue_deliveries, webhookpub.wake,
+-- Called by  webhookpub.lease_deliveries, webhookpub.leases_at_birth, webhookpub.wake,
 --            webhookpub.add_deliver_jobs; webhookpub.diagnose_work, webhookpub.webhook_waits.
 --
 -- The second is for copies: alter database … set it before there is anything in it, and no worker

@@ -100,9 +100,12 @@ void t.test("an event whose filters take too long waits, and gets more time", as
   const [other] = await publish(sql, { userId: "user_2" });
   await until(async () => {
     await fanOut(sql);
-    return (await event(sql, dear))?.["waits"] === true;
-  }, "it to have failed alone");
-  t.match(await event(sql, other), { status: "processed" });
+    // Whichever of them comes first, on a slow machine.
+    return (
+      (await event(sql, dear))?.["waits"] === true &&
+      (await event(sql, other))?.["status"] === "processed"
+    );
+  }, "it to have failed alone, and the other to go");
   t.match(await event(sql, dear), { status: "pending", last_error: /^matching .*\(WH023\)$/ });
 
   await sql`update webhookpub.webhooks set filters = '{}' where user_id = 'user_1'`;
