@@ -265,7 +265,6 @@ const LONG_BODIES: Readonly<Record<string, number>> = {
   due_deliveries: 62, // one statement
   fan_out_batch: 54, // a batch, and its events one by one
   fan_out_events: 112, // one statement
-  fit_batch: 50, // one statement
   judge_answers: 64, // one statement
   rate_webhooks: 68, // one statement
   redeliver: 83, // one statement, then what it did

@@ -237,7 +237,7 @@ void t.test("every function that somebody may call for themselves is on a page",
   const { sql } = await testDatabase(t);
   // Called by others of these, with their caller's rights, or by views.
   const helpers = new Set(
-    `random_hex stored_envelope type_patterns unmatched_clause data_holds current_user_id
+    `stored_envelope type_patterns unmatched_clause data_holds current_user_id
     read_jobs read_partitions read_sessions webhook_waits webhook_waits_for`.split(/\s+/),
   );
   const functions = await sql<{ name: string }[]>`

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:2c7d60bb6c86da7661bf4c18b7ed9a3e8d57b134
+--! Hash: sha1:25e41a9bdc739494fca9e551fb650e8746f78009
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -439,7 +439,7 @@ comment on column webhookpub.events.envelope is
 comment on column webhookpub.events.ordering_key is
   'What it is about: ordered webhooks get events of one key one after the other. Null: no order.';
 comment on column webhookpub.events.id is
-  'evt_ and 32 hex digits, or what the publisher gave.';
+  'evt_ and 32 hex digits, or what the publisher gave. Of one that nothing identifies they begin with its time.';
 comment on column webhookpub.events.pending_user_id is
   'Its user, while it is pending; behind chr(1) when it is heavy or has failed: then it goes alone, in a lane of its own.';
 comment on column webhookpub.events.status is
@@ -478,9 +478,10 @@ comment on table webhookpub.envelopes_default is
 -- that changes, and pages keep room for the second version. What happens in between happens in
 -- the queue, which is as small as what is pending.
 create table webhookpub.delivery_history (
-  id text collate "C" constraint delivery_history_pkey primary key,
+  -- Times first, where they need no padding.
   event_created_at timestamptz not null,
   created_at timestamptz not null,
+  id text collate "C" constraint delivery_history_pkey primary key,
   webhook_id text collate "C" not null,
   event_id text collate "C" not null,
   event_type text collate "C" not null,
@@ -513,7 +514,7 @@ create index delivery_history_by_event on webhookpub.delivery_history (event_id)
 comment on table webhookpub.delivery_history is
   'Every delivery: what and for whom, and how it ended. Read it through webhookpub.deliveries.';
 comment on column webhookpub.delivery_history.id is
-  'whd_ and hex digits. Of a first delivery: its event''s time, a hash of its event, its webhook; so that there can be only one (webhookpub.first_delivery_id).';
+  'whd_ and hex digits. Of a first delivery: its event''s time, a hash of its event, its webhook; so that there can be only one (webhookpub.first_delivery_prefix).';
 comment on column webhookpub.delivery_history.event_created_at is
   'The partition key of its envelope.';
 comment on column webhookpub.delivery_history.replay_id is

@@ -47,10 +47,9 @@ begin
     if coalesce(webhook_publish_tx.message_id, webhook_publish_tx.dedup_key) is null then
       v_id := webhookpub.random_event_id();
     else
-      v_id := 'evt_' || left(encode(sha256(convert_to(concat_ws(
-        '|', webhook_publish_tx.message_id, webhook_publish_tx.event_type,
-        webhook_publish_tx.dedup_key
-      ), 'UTF8')), 'hex'), 32);
+      v_id := 'evt_' || encode(substr(sha256(convert_to(concat_ws(
+        '|', webhook_publish_tx.message_id, webhook_publish_tx.event_type, webhook_publish_tx.dedup_key
+      ), 'UTF8')), 1, 16), 'hex');
     end if;
   else
     v_is_id := webhookpub.is_event_id(v_id);
@@ -76,9 +75,9 @@ begin
       and v_is_id
     then webhook_publish_tx.data @> '{}' -- only an object contains that
       and webhook_publish_tx.user_id <> ''
-      and length(webhook_publish_tx.user_id) <= 200
+      and (webhook_publish_tx.ordering_key = '') is not true
+      and greatest(length(webhook_publish_tx.user_id), length(webhook_publish_tx.ordering_key)) <= 200
       and coalesce(cardinality(webhook_publish_tx.labels), 0) <= 1000
-      and length(coalesce(webhook_publish_tx.ordering_key, '-')) between 1 and 200
       and octet_length(concat(
         v_envelope, webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
         webhook_publish_tx.message_id, array_to_string(webhook_publish_tx.labels, ',', '')
@@ -86,11 +85,13 @@ begin
   end
   on conflict (id) do nothing
   returning webhookpub.fan_out_is_asleep() into v_asleep;
-  if v_asleep then
+  if not v_asleep then
+    return v_id;
+  elsif v_asleep then
     if webhookpub.notify_is_due() then
       notify webhook_events_new;
     end if;
-  elsif v_asleep is null then
+  else
     v_is_known := webhookpub.refuse_event(
       webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
       v_id, webhook_publish_tx.ordering_key, cardinality(webhook_publish_tx.labels),
@@ -103,9 +104,8 @@ begin
       -- What spoke against it is gone since: its type has come, or publishing is on again.
       return public.webhook_publish_tx(
         webhook_publish_tx.event_type, webhook_publish_tx.user_id, webhook_publish_tx.data,
-        webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-        webhook_publish_tx.labels, webhook_publish_tx.message_id,
-        webhook_publish_tx.dedup_key, webhook_publish_tx.event_id,
+        webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id, webhook_publish_tx.labels,
+        webhook_publish_tx.message_id, webhook_publish_tx.dedup_key, webhook_publish_tx.event_id,
         webhook_publish_tx.ordering_key
       );
     elsif not v_is_known then

@@ -12,7 +12,7 @@ create or replace function webhookpub.delivery_id (
   volatile
   parallel safe
 return 'whd_'
-  || lpad(to_hex((extract(epoch from p_now) * 1000)::bigint), 12, '0')
+  || encode(substr(int8send((date_part('epoch', p_now) * 1000)::bigint), 3), 'hex')
   || left(webhookpub.random_hex(), 20);
 
 comment on function webhookpub.delivery_id (timestamptz) is

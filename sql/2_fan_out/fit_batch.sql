@@ -30,30 +30,25 @@ begin
       w.at, w.weight, sum(w.weight) filter (where w.weight <= 1000) over by_turn as so_far,
       count(*) filter (where w.weight <= 1000) over by_turn as place
     from (
-      select x.*, count(*) filter (where x.weight <= 1000) over (
-        partition by x.user_id order by x.expires_at, x.id rows unbounded preceding
-      ) as turn
+      select e.*, max(w.count) over u + e.chunks * (1 + max(w.readers) over u) as weight
       from (
-        select e.*, max(w.count) over u + e.chunks * (1 + max(w.readers) over u) as weight
+        select
+          e.ctid as at, e.id, e.user_id, e.expires_at,
+          coalesce(octet_length(e.envelope), 0) / 16384 as chunks,
+          row_number() over (partition by e.user_id order by e.expires_at, e.id) as turn
+        from webhookpub.events as e
+        where e.ctid = any (p_at)
+      ) as e
+      cross join lateral (
+        select count(*) as count, count(w.filter_data) as readers
         from (
-          select
-            e.ctid as at, e.id, e.user_id, e.expires_at,
-            coalesce(octet_length(e.envelope), 0) / 16384 as chunks,
-            row_number() over (partition by e.user_id order by e.expires_at, e.id) as n
-          from webhookpub.events as e
-          where e.ctid = any (p_at)
-        ) as e
-        cross join lateral (
-          select count(*) as count, count(w.filter_data) as readers
-          from (
-            select w.filter_data
-            from webhookpub.webhooks as w
-            where w.user_id = e.user_id and w.enabled and e.n = 1 -- Counted once a user.
-            limit 1001 -- More make no difference.
-          ) as w
+          select w.filter_data
+          from webhookpub.webhooks as w
+          where w.user_id = e.user_id and w.enabled and e.turn = 1 -- Counted once a user.
+          limit 1001 -- More make no difference.
         ) as w
-        window u as (partition by e.user_id)
-      ) as x
+      ) as w
+      window u as (partition by e.user_id)
     ) as w
     window by_turn as (order by w.turn, w.expires_at, w.id rows unbounded preceding)
   ) as t;

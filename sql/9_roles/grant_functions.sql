@@ -21,8 +21,7 @@ begin
   grant execute on function
     public.webhook_publish_tx, public.webhook_publish_best_effort_tx, public.webhook_publish,
     webhookpub.publish_row,
-    -- random_hex is what random_event_id is made of.
-    webhookpub.random_event_id, webhookpub.random_hex
+    webhookpub.random_event_id
   to webhookpub_publisher;
 
   grant execute on function

@@ -95,7 +95,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   event_id: ["PORT", "webhookpub.event_id('msg_1')"],
   is_valid_event_type: ["PORT", "webhookpub.is_valid_event_type('email.sent')"],
   random_event_id: ["P", "webhookpub.random_event_id()"],
-  random_hex: ["P", "webhookpub.random_hex()"],
+  random_hex: [NOBODY, "webhookpub.random_hex()"],
 
   create_webhook: ["O", "webhookpub.create_webhook('user_1', 'https://a.example/', '{*}')"],
   update_webhook: ["O", `webhookpub.update_webhook('${scene.webhook}', p_events => '{*}')`],
