@@ -48,7 +48,9 @@ begin
   into v_ended
   from ended as e;
   if v_ended.webhook_ids is not null then
-    perform webhookpub.pass_turns(v_ended.webhook_ids, v_ended.ordering_keys, clock_timestamp());
+    perform webhookpub.pass_turns(
+      webhookpub.next_turns(v_ended.webhook_ids, v_ended.ordering_keys), clock_timestamp()
+    );
   end if;
   return v_ended.count;
 end;

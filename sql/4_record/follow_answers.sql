@@ -7,6 +7,7 @@
 
 create or replace function webhookpub.follow_answers (
   p_answers webhookpub.answer[],
+  p_turns tid[],
   p_now timestamptz,
   out held_ids text[],
   out ready_webhook_ids text[]
@@ -21,16 +22,11 @@ begin
     array_agg(a.delivery_id) filter (where a.verdict = 'held') as held,
     array_agg(a.delivery_id) filter (where a.verdict = 'failed') as failed,
     array_agg(a.webhook_id) filter (where a.verdict = 'failed' and a.status_code = 410) as gone,
-    bool_or(a.suspected) as suspected,
-    array_agg(a.webhook_id) filter (where t.has_passed) as turn_webhook_ids,
-    array_agg(a.ordering_key) filter (where t.has_passed) as turn_keys
+    bool_or(a.suspected) as suspected
   into v_seen
-  from unnest(p_answers) as a
-  cross join lateral (
-    select a.ordering_key is not null and a.verdict in ('delivered', 'failed') as has_passed
-  ) as t;
-  if v_seen.turn_keys is not null then
-    ready_webhook_ids := webhookpub.pass_turns(v_seen.turn_webhook_ids, v_seen.turn_keys, p_now);
+  from unnest(p_answers) as a;
+  if p_turns is not null then
+    ready_webhook_ids := webhookpub.pass_turns(p_turns, p_now);
   end if;
   if v_seen.gone is not null then
     perform webhookpub.disable_webhooks(v_seen.gone, 'gone');
@@ -46,5 +42,5 @@ begin
 end;
 $$;
 
-comment on function webhookpub.follow_answers (webhookpub.answer[], timestamptz) is
+comment on function webhookpub.follow_answers (webhookpub.answer[], tid[], timestamptz) is
   'Passes turns on, disables who is gone, tells what has failed; returns the deliveries that somebody holds, and the webhooks for which a turn has passed on.';

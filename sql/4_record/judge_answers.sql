@@ -37,9 +37,7 @@ as $$
         when r.status_code = 410 or q.attempt - q.lost >= h.max_attempts then 'failed'
         else 'pending'
       end,
-      q.attempt,
-      q.lost,
-      q.last_attempt_at,
+      q.attempt, q.lost, q.last_attempt_at,
       case when not r.succeeded then webhookpub.next_attempt_at(
         w.retry_schedule,
         q.attempt - q.lost,
@@ -82,7 +80,8 @@ as $$
     offset 0
   ) as w on true
   left join lateral (
-    select q.ctid as at, q.attempt, q.lost, q.leased, q.suspicion, q.last_attempt_at, q.ordering_key
+    select q.ctid as at, q.attempt, q.lost, q.leased, q.suspicion, q.last_attempt_at,
+      case when q.turn_at is null then q.ordering_key end as ordering_key
     from webhookpub.queue as q
     where q.delivery_id = r.delivery_id
       and h.status = 'pending'

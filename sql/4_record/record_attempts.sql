@@ -42,6 +42,7 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_held text[] := '{}';
   v_answers webhookpub.answer[];
+  v_turns tid[];
 begin
   -- No status is no answer.
   if exists (
@@ -54,13 +55,13 @@ begin
     p_errors, p_response_bodies, p_retry_afters, v_held, v_now
   );
   if exists (select from unnest(v_answers) as a where a.ordering_key is not null) then
-    v_answers := webhookpub.put_off_answers(v_answers);
+    select p.answers, p.turns into v_answers, v_turns from webhookpub.put_off_answers(v_answers) as p;
   end if;
   perform webhookpub.keep_attempts(v_answers);
   perform webhookpub.apply_verdicts(v_answers, v_now);
   perform webhookpub.rate_webhooks(v_answers, v_now);
   select f.held_ids, f.ready_webhook_ids into held_ids, ready_webhook_ids
-  from webhookpub.follow_answers(v_answers, v_now) as f;
+  from webhookpub.follow_answers(v_answers, v_turns, v_now) as f;
 end;
 $$;
 

@@ -14,11 +14,15 @@ create or replace function webhookpub.park_lost (
 as $$
 declare
   v_ids text[];
+  v_webhook_ids text[];
+  v_ordering_keys text[];
   v_held text[];
 begin
-  select array_agg(l.delivery_id) into v_ids
+  select array_agg(l.delivery_id), array_agg(l.webhook_id), array_agg(l.ordering_key)
+  into v_ids, v_webhook_ids, v_ordering_keys
   from (
-    select q.delivery_id
+    select
+      q.delivery_id, q.webhook_id, case when q.turn_at is null then q.ordering_key end as ordering_key
     from webhookpub.queue as q
     where q.leased and q.suspicion > 2 and (q.due_at <= p_now) is true
     for update skip locked
@@ -26,7 +30,8 @@ begin
   if v_ids is null then
     return 0;
   end if;
-  v_held := webhookpub.hold_turns(v_ids);
+  select h.held_ids into v_held
+  from webhookpub.hold_turns(v_ids, v_webhook_ids, v_ordering_keys) as h;
   if v_held is not null then
     v_ids := array(select i.id from unnest(v_ids) as i (id) where i.id <> all (v_held));
   end if;
