@@ -50,14 +50,15 @@ begin
   v_now := clock_timestamp();
   v_suspects := webhookpub.due_suspects(v_leases.free, v_now);
   v_due := webhookpub.due_deliveries(v_leases.free, v_leases.limits, v_now, v_suspects.ids);
-  return query
-    select w.webhook_id, null::text, null::integer, null::timestamptz, true, false, w.wait_ms
-    from (
-      select h.id, 20 from unnest(v_leases.held) as h (id)
-      union all
-      select s.webhook_id, s.wait_ms
-      from webhookpub.spend_pace(v_leases.free, v_due.webhook_ids, v_now) as s
-    ) as w (webhook_id, wait_ms);
+  if v_leases.held is not null or v_leases.has_pace then
+    return query
+      select w.webhook_id, null::text, null::integer, null::timestamptz, true, false, w.wait_ms
+      from (
+        select h.id, 20 from unnest(v_leases.held) as h (id)
+        union all
+        select * from webhookpub.spend_pace(v_leases.free, v_due.webhook_ids, v_now)
+      ) as w (webhook_id, wait_ms);
+  end if;
   return query
     update webhookpub.queue as q
     set
@@ -81,8 +82,7 @@ begin
         from webhookpub.queue as n
         where n.webhook_id = q.webhook_id and n.ordering_key = q.ordering_key
           and n.turn_at is not null
-      ),
-      null::integer;
+      ), null::integer;
 end;
 $$;
 
