@@ -1,5 +1,5 @@
 --! Previous: sha1:25e41a9bdc739494fca9e551fb650e8746f78009
---! Hash: sha1:c6535ae98cae6c87217ffd682c49859956549f36
+--! Hash: sha1:9eaf15d25186da67a406d6bbe0ceefa4a4a05f0b
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -3579,14 +3579,16 @@ comment on function webhookpub.hmac_sha256 (bytea, bytea) is
 --
 -- Called by  webhookpub.lease_deliveries.
 -- Locks      them, for the length of the transaction, skipping what somebody else holds.
--- Returns    those that are locked, with their limits, and those that somebody else holds.
+-- Returns    those that are locked, with their limits; those that somebody else holds; and whether
+--            any of them has a pace.
 
 create or replace function webhookpub.hold_leases (
   p_webhook_ids text[],
   p_limits integer[],
   out free text[],
   out limits integer[],
-  out held text[]
+  out held text[],
+  out has_pace boolean
 )
   language sql
   volatile
@@ -3594,9 +3596,12 @@ as $$
   select
     array_agg(p.id) filter (where p.is_free),
     array_agg(p.room) filter (where p.is_free),
-    array_agg(p.id) filter (where not p.is_free)
+    array_agg(p.id) filter (where not p.is_free),
+    bool_or(p.has_pace)
   from (
-    select p.id, p.room, pg_try_advisory_xact_lock(2003006833, hashtext(p.id)) as is_free
+    select
+      p.id, p.room, pg_try_advisory_xact_lock(2003006833, hashtext(p.id)) as is_free,
+      (select w.max_per_second is not null from webhookpub.webhooks as w where w.id = p.id) as has_pace
     from unnest(p_webhook_ids, p_limits) as p (id, room)
     offset 0
   ) as p;
@@ -3658,14 +3663,15 @@ begin
   v_now := clock_timestamp();
   v_suspects := webhookpub.due_suspects(v_leases.free, v_now);
   v_due := webhookpub.due_deliveries(v_leases.free, v_leases.limits, v_now, v_suspects.ids);
-  return query
-    select w.webhook_id, null::text, null::integer, null::timestamptz, true, false, w.wait_ms
-    from (
-      select h.id, 20 from unnest(v_leases.held) as h (id)
-      union all
-      select s.webhook_id, s.wait_ms
-      from webhookpub.spend_pace(v_leases.free, v_due.webhook_ids, v_now) as s
-    ) as w (webhook_id, wait_ms);
+  if v_leases.held is not null or v_leases.has_pace then
+    return query
+      select w.webhook_id, null::text, null::integer, null::timestamptz, true, false, w.wait_ms
+      from (
+        select h.id, 20 from unnest(v_leases.held) as h (id)
+        union all
+        select * from webhookpub.spend_pace(v_leases.free, v_due.webhook_ids, v_now)
+      ) as w (webhook_id, wait_ms);
+  end if;
   return query
     update webhookpub.queue as q
     set
@@ -3689,8 +3695,7 @@ begin
         from webhookpub.queue as n
         where n.webhook_id = q.webhook_id and n.ordering_key = q.ordering_key
           and n.turn_at is not null
-      ),
-      null::integer;
+      ), null::integer;
 end;
 $$;
 
@@ -4250,8 +4255,7 @@ comment on function webhookpub.standing (webhookpub.webhooks, timestamptz) is
   'For how many more requests a webhook has room now, what it waits for if for none, and how many are under way.';
 --! EndIncluded 3_deliver/standing.sql
 --! Included 4_record/apply_verdicts.sql
--- Moves deliveries as their answers have it: out of the queue and into the history, or to their
--- next attempt.
+-- Ends deliveries as their answers have it: out of the queue, and into the history.
 --
 -- Called by  webhookpub.record_attempts, which has locked them in the queue.
 --
@@ -4284,22 +4288,11 @@ begin
     select a.* from unnest(p_answers) as a where a.verdict in ('delivered', 'failed') offset 0
   ) as a
   where h.ctid = a.history_at;
-  update webhookpub.queue as q
-  set
-    leased = false,
-    suspicion = 0,
-    due_at = a.due_at,
-    last_status_code = a.status_code,
-    last_error = a.error
-  from (
-    select a.* from unnest(p_answers) as a where a.verdict = 'pending' offset 0
-  ) as a
-  where q.ctid = a.queue_at;
 end;
 $$;
 
 comment on function webhookpub.apply_verdicts (webhookpub.answer[], timestamptz) is
-  'Ends the deliveries of these answers, or moves them to their next attempt.';
+  'Ends the deliveries of these answers that were delivered or have failed.';
 --! EndIncluded 4_record/apply_verdicts.sql
 --! Included 4_record/disable_webhooks.sql
 -- Disables webhooks for a reason of the system's own, and tells their users.
@@ -4398,7 +4391,9 @@ begin
   into v_ended
   from ended as e;
   if v_ended.webhook_ids is not null then
-    perform webhookpub.pass_turns(v_ended.webhook_ids, v_ended.ordering_keys, clock_timestamp());
+    perform webhookpub.pass_turns(
+      webhookpub.next_turns(v_ended.webhook_ids, v_ended.ordering_keys), clock_timestamp()
+    );
   end if;
   return v_ended.count;
 end;
@@ -4417,6 +4412,7 @@ comment on function webhookpub.end_deliveries (text[], text) is
 
 create or replace function webhookpub.follow_answers (
   p_answers webhookpub.answer[],
+  p_turns tid[],
   p_now timestamptz,
   out held_ids text[],
   out ready_webhook_ids text[]
@@ -4431,16 +4427,11 @@ begin
     array_agg(a.delivery_id) filter (where a.verdict = 'held') as held,
     array_agg(a.delivery_id) filter (where a.verdict = 'failed') as failed,
     array_agg(a.webhook_id) filter (where a.verdict = 'failed' and a.status_code = 410) as gone,
-    bool_or(a.suspected) as suspected,
-    array_agg(a.webhook_id) filter (where t.has_passed) as turn_webhook_ids,
-    array_agg(a.ordering_key) filter (where t.has_passed) as turn_keys
+    bool_or(a.suspected) as suspected
   into v_seen
-  from unnest(p_answers) as a
-  cross join lateral (
-    select a.ordering_key is not null and a.verdict in ('delivered', 'failed') as has_passed
-  ) as t;
-  if v_seen.turn_keys is not null then
-    ready_webhook_ids := webhookpub.pass_turns(v_seen.turn_webhook_ids, v_seen.turn_keys, p_now);
+  from unnest(p_answers) as a;
+  if p_turns is not null then
+    ready_webhook_ids := webhookpub.pass_turns(p_turns, p_now);
   end if;
   if v_seen.gone is not null then
     perform webhookpub.disable_webhooks(v_seen.gone, 'gone');
@@ -4456,7 +4447,7 @@ begin
 end;
 $$;
 
-comment on function webhookpub.follow_answers (webhookpub.answer[], timestamptz) is
+comment on function webhookpub.follow_answers (webhookpub.answer[], tid[], timestamptz) is
   'Passes turns on, disables who is gone, tells what has failed; returns the deliveries that somebody holds, and the webhooks for which a turn has passed on.';
 --! EndIncluded 4_record/follow_answers.sql
 --! Included 4_record/hold_answers.sql
@@ -4526,49 +4517,48 @@ comment on function webhookpub.hold_answers (text[], integer[], text[], timestam
 --! Included 4_record/hold_turns.sql
 -- Locks whose turn it is after these deliveries, which are about to end.
 --
--- Called by  webhookpub.put_off_answers, webhookpub.park_lost, which have locked them.
--- Locks      the next one of each that goes by an ordering key, skipping what somebody else holds.
--- Returns    those of which somebody holds the next: they must not end yet, for it would wait for
---            ever.
+-- Called by  webhookpub.put_off_answers, webhookpub.park_lost, which have locked them, with the
+--            ordering keys whose turn they have.
+-- Locks      the next one of each, skipping what somebody else holds.
+-- Returns    where those are in the queue; and the deliveries of which somebody holds the next:
+--            they must not end yet, for it would wait for ever.
 --
 -- A statement of its own, after those that lock: it must see what came behind them meanwhile.
 
 create or replace function webhookpub.hold_turns (
-  p_delivery_ids text[]
+  p_delivery_ids text[],
+  p_webhook_ids text[],
+  p_ordering_keys text[],
+  out turns tid[],
+  out held_ids text[]
 )
-  returns text[]
   language sql
   volatile
 as $$
-  select array_agg(h.delivery_id)
-  from unnest(p_delivery_ids) as p (id)
-  -- Each of these is one look into an index; "offset 0" keeps the planner from joining.
+  select
+    array_agg(l.at) filter (where l.at is not null),
+    array_agg(p.id) filter (where l.at is null)
+  from unnest(p_delivery_ids, p_webhook_ids, p_ordering_keys) as p (id, webhook_id, ordering_key)
+  -- Each of these is one look; "offset 0" keeps the planner from joining.
   cross join lateral (
-    select q.delivery_id, q.webhook_id, q.ordering_key
+    select q.ctid as at
     from webhookpub.queue as q
-    where q.delivery_id = p.id and q.ordering_key is not null and q.turn_at is null
-    offset 0
-  ) as h
-  cross join lateral (
-    select q.delivery_id
-    from webhookpub.queue as q
-    where q.webhook_id = h.webhook_id and q.ordering_key = h.ordering_key
+    where q.webhook_id = p.webhook_id and q.ordering_key = p.ordering_key
       and q.turn_at is not null
     order by q.turn_at, q.delivery_id
     limit 1
   ) as n
   left join lateral (
-    select q.delivery_id
+    select q.ctid as at
     from webhookpub.queue as q
-    where q.delivery_id = n.delivery_id
+    where q.ctid = n.at and q.turn_at is not null
     for update skip locked
     offset 0
-  ) as l on true
-  where l.delivery_id is null;
+  ) as l on true;
 $$;
 
-comment on function webhookpub.hold_turns (text[]) is
-  'Locks what comes next after these deliveries by its ordering key; returns those of which somebody else holds it.';
+comment on function webhookpub.hold_turns (text[], text[], text[]) is
+  'Locks what comes next after these deliveries by their ordering keys, and says where it is; and the deliveries of which somebody else holds it.';
 --! EndIncluded 4_record/hold_turns.sql
 --! Included 4_record/judge_answers.sql
 -- Decides what each answer means for its delivery.
@@ -4610,9 +4600,7 @@ as $$
         when r.status_code = 410 or q.attempt - q.lost >= h.max_attempts then 'failed'
         else 'pending'
       end,
-      q.attempt,
-      q.lost,
-      q.last_attempt_at,
+      q.attempt, q.lost, q.last_attempt_at,
       case when not r.succeeded then webhookpub.next_attempt_at(
         w.retry_schedule,
         q.attempt - q.lost,
@@ -4655,7 +4643,8 @@ as $$
     offset 0
   ) as w on true
   left join lateral (
-    select q.ctid as at, q.attempt, q.lost, q.leased, q.suspicion, q.last_attempt_at, q.ordering_key
+    select q.ctid as at, q.attempt, q.lost, q.leased, q.suspicion, q.last_attempt_at,
+      case when q.turn_at is null then q.ordering_key end as ordering_key
     from webhookpub.queue as q
     where q.delivery_id = r.delivery_id
       and h.status = 'pending'
@@ -4710,53 +4699,71 @@ $$;
 comment on function webhookpub.keep_attempts (webhookpub.answer[]) is
   'Keeps these answers as attempts, but those that were kept before and those that are held.';
 --! EndIncluded 4_record/keep_attempts.sql
---! Included 4_record/pass_turns.sql
--- Makes due whose turn it is, after deliveries that have ended: the earliest with the same
--- ordering key.
+--! Included 4_record/next_turns.sql
+-- Locks whose turn it is after deliveries that have ended: the earliest with the same ordering key.
 --
--- Called by  webhookpub.follow_answers, webhookpub.end_deliveries.
--- Locks      the deliveries whose turn it is, waiting for whoever holds them; where nothing may
---            wait, webhookpub.hold_turns has locked them.
--- Returns    their webhooks.
+-- Called by  webhookpub.end_deliveries.
+-- Locks      those, waiting for whoever holds them; where nothing may wait, webhookpub.hold_turns
+--            does so.
+-- Returns    where they are in the queue.
 --
 -- A deleted webhook has no turns: all that is pending of it is cancelled.
 
-create or replace function webhookpub.pass_turns (
+create or replace function webhookpub.next_turns (
   p_webhook_ids text[],
-  p_ordering_keys text[],
+  p_ordering_keys text[]
+)
+  returns tid[]
+  language sql
+  volatile
+as $$
+  select array_agg(n.at)
+  from unnest(p_webhook_ids, p_ordering_keys) as p (webhook_id, ordering_key)
+  cross join lateral (
+    select from webhookpub.webhooks as w where w.id = p.webhook_id and w.deleted_at is null offset 0
+  ) as w
+  cross join lateral (
+    select q.ctid as at
+    from webhookpub.queue as q
+    where q.webhook_id = p.webhook_id and q.ordering_key = p.ordering_key
+      and q.turn_at is not null
+    order by q.turn_at, q.delivery_id
+    limit 1
+    for update
+  ) as n;
+$$;
+
+comment on function webhookpub.next_turns (text[], text[]) is
+  'Locks the next delivery of each of these webhooks and ordering keys, and says where it is.';
+--! EndIncluded 4_record/next_turns.sql
+--! Included 4_record/pass_turns.sql
+-- Makes due whose turn it is.
+--
+-- Called by  webhookpub.follow_answers, webhookpub.end_deliveries, which have ended what was before.
+-- Returns    their webhooks.
+--
+-- They are locked already, by webhookpub.hold_turns or webhookpub.next_turns, so they are where they
+-- were.
+
+create or replace function webhookpub.pass_turns (
+  p_turns tid[],
   p_now timestamptz
 )
   returns text[]
   language sql
   volatile
 as $$
-  with next as materialized (
-    select n.at
-    from unnest(p_webhook_ids, p_ordering_keys) as p (webhook_id, ordering_key)
-    cross join lateral (
-      select from webhookpub.webhooks as w where w.id = p.webhook_id and w.deleted_at is null offset 0
-    ) as w
-    cross join lateral (
-      select q.ctid as at
-      from webhookpub.queue as q
-      where q.webhook_id = p.webhook_id and q.ordering_key = p.ordering_key
-        and q.turn_at is not null
-      order by q.turn_at, q.delivery_id
-      limit 1
-      for update
-    ) as n
-  ),
-  passed as (
+  with passed as (
     update webhookpub.queue as q
     set turn_at = null, due_at = p_now
-    where q.ctid = any (array(select n.at from next as n))
+    where q.ctid = any (p_turns)
     returning q.webhook_id
   )
   select array_agg(distinct p.webhook_id) from passed as p;
 $$;
 
-comment on function webhookpub.pass_turns (text[], text[], timestamptz) is
-  'Makes due the next delivery of each of these webhooks and ordering keys; returns their webhooks.';
+comment on function webhookpub.pass_turns (tid[], timestamptz) is
+  'Makes due the deliveries at these places of the queue, whose turn it is; returns their webhooks.';
 --! EndIncluded 4_record/pass_turns.sql
 --! Included 4_record/publish_delivery_failed.sql
 -- Tells a user's webhooks that deliveries ended without success.
@@ -4800,42 +4807,75 @@ $$;
 comment on function webhookpub.publish_delivery_failed (text[]) is
   'Publishes webhook.delivery_failed for each of these deliveries, but never about a webhook.* event or a test.';
 --! EndIncluded 4_record/publish_delivery_failed.sql
+--! Included 4_record/put_back_deliveries.sql
+-- Moves deliveries whose answers were no success to their next attempt.
+--
+-- Called by  webhookpub.record_attempts, which has locked them in the queue.
+
+create or replace function webhookpub.put_back_deliveries (
+  p_answers webhookpub.answer[]
+)
+  returns void
+  language sql
+  volatile
+as $$
+  update webhookpub.queue as q
+  set
+    leased = false,
+    suspicion = 0,
+    due_at = a.due_at,
+    last_status_code = a.status_code,
+    last_error = a.error
+  from (
+    select a.* from unnest(p_answers) as a where a.verdict = 'pending' offset 0
+  ) as a
+  where q.ctid = a.queue_at;
+$$;
+
+comment on function webhookpub.put_back_deliveries (webhookpub.answer[]) is
+  'Moves the deliveries of these answers that have a next attempt to it.';
+--! EndIncluded 4_record/put_back_deliveries.sql
 --! Included 4_record/put_off_answers.sql
 -- Puts off the answers that would end a delivery of an ordered webhook while somebody holds the next
 -- one with its ordering key.
 --
 -- Called by  webhookpub.record_attempts.
 -- Locks      the next ones (webhookpub.hold_turns).
--- Returns    all answers, those with the verdict "held".
+-- Returns    all answers, those with the verdict "held"; and where the next ones are in the queue.
 
 create or replace function webhookpub.put_off_answers (
-  p_answers webhookpub.answer[]
+  p_answers webhookpub.answer[],
+  out answers webhookpub.answer[],
+  out turns tid[]
 )
-  returns webhookpub.answer[]
   language plpgsql
   volatile
 as $$
 declare
-  v_answers webhookpub.answer[] := p_answers;
-  v_held constant text[] := webhookpub.hold_turns(array(
-    select a.delivery_id
+  v_held_ids text[];
+begin
+  select h.turns, h.held_ids into turns, v_held_ids
+  from (
+    select
+      array_agg(a.delivery_id) as ids, array_agg(a.webhook_id) as webhook_ids,
+      array_agg(a.ordering_key) as ordering_keys
     from unnest(p_answers) as a
     where a.ordering_key is not null and a.verdict in ('delivered', 'failed')
-  ));
-begin
-  if v_held is not null then
-    for i in 1 .. cardinality(v_answers) loop
-      if v_answers[i].delivery_id = any (v_held) then
-        v_answers[i].verdict := 'held';
+  ) as a
+  cross join lateral webhookpub.hold_turns(a.ids, a.webhook_ids, a.ordering_keys) as h;
+  answers := p_answers;
+  if v_held_ids is not null then
+    for i in 1 .. cardinality(answers) loop
+      if answers[i].delivery_id = any (v_held_ids) then
+        answers[i].verdict := 'held';
       end if;
     end loop;
   end if;
-  return v_answers;
 end;
 $$;
 
 comment on function webhookpub.put_off_answers (webhookpub.answer[]) is
-  'These answers, those put off that end a delivery while somebody holds whose turn it is next.';
+  'These answers, those put off that end a delivery while somebody holds whose turn it is next; and where those turns are.';
 --! EndIncluded 4_record/put_off_answers.sql
 --! Included 4_record/rate_webhooks.sql
 -- Keeps what answers say of their webhooks' health, where that changes.
@@ -4985,6 +5025,8 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_held text[] := '{}';
   v_answers webhookpub.answer[];
+  v_turns tid[];
+  v_is_plain boolean;
 begin
   -- No status is no answer.
   if exists (
@@ -4996,14 +5038,24 @@ begin
     p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes, p_status_codes,
     p_errors, p_response_bodies, p_retry_afters, v_held, v_now
   );
-  if exists (select from unnest(v_answers) as a where a.ordering_key is not null) then
-    v_answers := webhookpub.put_off_answers(v_answers);
+  -- Most are nothing but delivered: that is all there is to do then.
+  v_is_plain := not exists (
+    select
+    from unnest(v_answers) as a
+    where a.verdict <> 'delivered' or a.ordering_key is not null or a.suspected
+  );
+  if not v_is_plain then
+    select p.answers, p.turns into v_answers, v_turns from webhookpub.put_off_answers(v_answers) as p;
   end if;
   perform webhookpub.keep_attempts(v_answers);
   perform webhookpub.apply_verdicts(v_answers, v_now);
   perform webhookpub.rate_webhooks(v_answers, v_now);
-  select f.held_ids, f.ready_webhook_ids into held_ids, ready_webhook_ids
-  from webhookpub.follow_answers(v_answers, v_now) as f;
+  held_ids := '{}';
+  if not v_is_plain then
+    perform webhookpub.put_back_deliveries(v_answers);
+    select f.held_ids, f.ready_webhook_ids into held_ids, ready_webhook_ids
+    from webhookpub.follow_answers(v_answers, v_turns, v_now) as f;
+  end if;
 end;
 $$;
 
@@ -5272,11 +5324,15 @@ create or replace function webhookpub.park_lost (
 as $$
 declare
   v_ids text[];
+  v_webhook_ids text[];
+  v_ordering_keys text[];
   v_held text[];
 begin
-  select array_agg(l.delivery_id) into v_ids
+  select array_agg(l.delivery_id), array_agg(l.webhook_id), array_agg(l.ordering_key)
+  into v_ids, v_webhook_ids, v_ordering_keys
   from (
-    select q.delivery_id
+    select
+      q.delivery_id, q.webhook_id, case when q.turn_at is null then q.ordering_key end as ordering_key
     from webhookpub.queue as q
     where q.leased and q.suspicion > 2 and (q.due_at <= p_now) is true
     for update skip locked
@@ -5284,7 +5340,8 @@ begin
   if v_ids is null then
     return 0;
   end if;
-  v_held := webhookpub.hold_turns(v_ids);
+  select h.held_ids into v_held
+  from webhookpub.hold_turns(v_ids, v_webhook_ids, v_ordering_keys) as h;
   if v_held is not null then
     v_ids := array(select i.id from unnest(v_ids) as i (id) where i.id <> all (v_held));
   end if;
@@ -8260,4 +8317,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'd04c06b9a668f07b09d2c24904febe314783a771381fc3f14b28fa65f8a4e4f5');
+  ('000002', '562a9140d2ae71aeb369a25e3bde4cde1182e84b9d5f00bb75ed65242b4eed71');

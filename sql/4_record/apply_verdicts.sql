@@ -1,5 +1,4 @@
--- Moves deliveries as their answers have it: out of the queue and into the history, or to their
--- next attempt.
+-- Ends deliveries as their answers have it: out of the queue, and into the history.
 --
 -- Called by  webhookpub.record_attempts, which has locked them in the queue.
 --
@@ -32,19 +31,8 @@ begin
     select a.* from unnest(p_answers) as a where a.verdict in ('delivered', 'failed') offset 0
   ) as a
   where h.ctid = a.history_at;
-  update webhookpub.queue as q
-  set
-    leased = false,
-    suspicion = 0,
-    due_at = a.due_at,
-    last_status_code = a.status_code,
-    last_error = a.error
-  from (
-    select a.* from unnest(p_answers) as a where a.verdict = 'pending' offset 0
-  ) as a
-  where q.ctid = a.queue_at;
 end;
 $$;
 
 comment on function webhookpub.apply_verdicts (webhookpub.answer[], timestamptz) is
-  'Ends the deliveries of these answers, or moves them to their next attempt.';
+  'Ends the deliveries of these answers that were delivered or have failed.';

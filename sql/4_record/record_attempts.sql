@@ -43,6 +43,7 @@ declare
   v_held text[] := '{}';
   v_answers webhookpub.answer[];
   v_turns tid[];
+  v_is_plain boolean;
 begin
   -- No status is no answer.
   if exists (
@@ -54,14 +55,24 @@ begin
     p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes, p_status_codes,
     p_errors, p_response_bodies, p_retry_afters, v_held, v_now
   );
-  if exists (select from unnest(v_answers) as a where a.ordering_key is not null) then
+  -- Most are nothing but delivered: that is all there is to do then.
+  v_is_plain := not exists (
+    select
+    from unnest(v_answers) as a
+    where a.verdict <> 'delivered' or a.ordering_key is not null or a.suspected
+  );
+  if not v_is_plain then
     select p.answers, p.turns into v_answers, v_turns from webhookpub.put_off_answers(v_answers) as p;
   end if;
   perform webhookpub.keep_attempts(v_answers);
   perform webhookpub.apply_verdicts(v_answers, v_now);
   perform webhookpub.rate_webhooks(v_answers, v_now);
-  select f.held_ids, f.ready_webhook_ids into held_ids, ready_webhook_ids
-  from webhookpub.follow_answers(v_answers, v_turns, v_now) as f;
+  held_ids := '{}';
+  if not v_is_plain then
+    perform webhookpub.put_back_deliveries(v_answers);
+    select f.held_ids, f.ready_webhook_ids into held_ids, ready_webhook_ids
+    from webhookpub.follow_answers(v_answers, v_turns, v_now) as f;
+  end if;
 end;
 $$;
 

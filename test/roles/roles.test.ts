@@ -202,6 +202,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
     `webhookpub.judge_answers('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', ${now})`,
   ],
   apply_verdicts: [NOBODY, `webhookpub.apply_verdicts('{}', ${now})`],
+  put_back_deliveries: [NOBODY, "webhookpub.put_back_deliveries('{}')"],
   rate_webhooks: [NOBODY, `webhookpub.rate_webhooks('{}', ${now})`],
   circuit_pause: [NOBODY, "webhookpub.circuit_pause(5)"],
   others_publish: [NOBODY, "webhookpub.others_publish()"],
