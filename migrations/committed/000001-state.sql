@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:25e41a9bdc739494fca9e551fb650e8746f78009
+--! Hash: sha1:c55d43503d627c4d76194a4cd20346e1fd2e32a2
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -582,6 +582,7 @@ comment on column webhookpub.queue.replay_of is
 
 -- What record_attempts knows of an answer, from one of its steps to the next.
 create type webhookpub.answer as (
+  place integer,
   delivery_id text,
   attempt integer,
   started_at timestamptz,
@@ -589,7 +590,6 @@ create type webhookpub.answer as (
   outcome text,
   status_code integer,
   error text,
-  response_body text,
   webhook_id text,
   history_at tid,
   queue_at tid,
@@ -603,7 +603,7 @@ create type webhookpub.answer as (
   ordering_key text
 );
 comment on type webhookpub.answer is
-  'An answer, whose it is, and what it means: delivered, failed, pending (there is a next attempt), late (it changes nothing) or held (somebody holds the delivery).';
+  'An answer, its place among those that were told at once, whose it is, and what it means: delivered, failed, pending (there is a next attempt), late (it changes nothing) or held (somebody holds the delivery).';
 
 -- A counter that nobody waits for, and that does not go back when partitions are dropped.
 create sequence webhookpub.attempts_recorded;

@@ -1,5 +1,5 @@
---! Previous: sha1:25e41a9bdc739494fca9e551fb650e8746f78009
---! Hash: sha1:9eaf15d25186da67a406d6bbe0ceefa4a4a05f0b
+--! Previous: sha1:c55d43503d627c4d76194a4cd20346e1fd2e32a2
+--! Hash: sha1:45c49d4f486438329f1c81c3b7d1f60ce2245f6c
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -4579,7 +4579,6 @@ create or replace function webhookpub.judge_answers (
   p_outcomes text[],
   p_status_codes integer[],
   p_errors text[],
-  p_response_bodies text[],
   p_retry_afters text[],
   p_held text[],
   p_now timestamptz
@@ -4590,8 +4589,8 @@ create or replace function webhookpub.judge_answers (
 as $$
   select array_agg(
     row(
-      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code, r.error,
-      r.response_body, h.webhook_id, h.at, q.at,
+      r.place, r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
+      r.error, h.webhook_id, h.at, q.at,
       case
         when h.status <> 'pending' then 'late'
         when q.at is null then 'held'
@@ -4614,17 +4613,17 @@ as $$
   )
   from (
     select
-      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
-      r.response_body, s.succeeded,
+      r.place, r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
+      s.succeeded,
       case when r.status_code in (429, 503) then webhookpub.retry_after(r.retry_after, p_now) end
         as pause,
       case when not s.succeeded then coalesce(r.error, 'HTTP ' || r.status_code) end as error
     from unnest(
       p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,
-      p_status_codes, p_errors, p_response_bodies, p_retry_afters
-    ) as r (
+      p_status_codes, p_errors, p_retry_afters
+    ) with ordinality as r (
       delivery_id, attempt, started_at, duration_ms, outcome,
-      status_code, error, response_body, retry_after
+      status_code, error, retry_after, place
     )
     cross join lateral (select r.status_code between 200 and 299 is true) as s (succeeded)
     offset 0
@@ -4656,7 +4655,7 @@ $$;
 
 comment on function webhookpub.judge_answers
   (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[],
-   text[], timestamptz) is
+   timestamptz) is
   'Locks the deliveries of these answers and decides what each means.';
 --! EndIncluded 4_record/judge_answers.sql
 --! Included 4_record/keep_attempts.sql
@@ -4666,9 +4665,12 @@ comment on function webhookpub.judge_answers
 --
 -- "on conflict" looks into the index before each row, and confirms each by a second record of the
 -- WAL. An answer that was told before is rare: only then are they inserted in that way.
+--
+-- What was answered may be long, and comes by itself: each step copies all that it is given.
 
 create or replace function webhookpub.keep_attempts (
-  p_answers webhookpub.answer[]
+  p_answers webhookpub.answer[],
+  p_response_bodies text[]
 )
   returns void
   language plpgsql
@@ -4680,7 +4682,7 @@ begin
      webhook_id)
   select
     a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code, a.error,
-    a.response_body, a.webhook_id
+    p_response_bodies[a.place], a.webhook_id
   from unnest(p_answers) as a
   where a.verdict <> 'held';
 exception when unique_violation then
@@ -4689,14 +4691,14 @@ exception when unique_violation then
      webhook_id)
   select
     a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code, a.error,
-    a.response_body, a.webhook_id
+    p_response_bodies[a.place], a.webhook_id
   from unnest(p_answers) as a
   where a.verdict <> 'held'
   on conflict do nothing;
 end;
 $$;
 
-comment on function webhookpub.keep_attempts (webhookpub.answer[]) is
+comment on function webhookpub.keep_attempts (webhookpub.answer[], text[]) is
   'Keeps these answers as attempts, but those that were kept before and those that are held.';
 --! EndIncluded 4_record/keep_attempts.sql
 --! Included 4_record/next_turns.sql
@@ -5036,7 +5038,7 @@ begin
   end if;
   v_answers := webhookpub.judge_answers(
     p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes, p_status_codes,
-    p_errors, p_response_bodies, p_retry_afters, v_held, v_now
+    p_errors, p_retry_afters, v_held, v_now
   );
   -- Most are nothing but delivered: that is all there is to do then.
   v_is_plain := not exists (
@@ -5047,7 +5049,7 @@ begin
   if not v_is_plain then
     select p.answers, p.turns into v_answers, v_turns from webhookpub.put_off_answers(v_answers) as p;
   end if;
-  perform webhookpub.keep_attempts(v_answers);
+  perform webhookpub.keep_attempts(v_answers, p_response_bodies);
   perform webhookpub.apply_verdicts(v_answers, v_now);
   perform webhookpub.rate_webhooks(v_answers, v_now);
   held_ids := '{}';
@@ -8317,4 +8319,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '562a9140d2ae71aeb369a25e3bde4cde1182e84b9d5f00bb75ed65242b4eed71');
+  ('000002', '730dedb5c219d6f0cdc021307dbf456284499c5b95e0b2431c213f23ce26de8d');

@@ -16,7 +16,6 @@ create or replace function webhookpub.judge_answers (
   p_outcomes text[],
   p_status_codes integer[],
   p_errors text[],
-  p_response_bodies text[],
   p_retry_afters text[],
   p_held text[],
   p_now timestamptz
@@ -27,8 +26,8 @@ create or replace function webhookpub.judge_answers (
 as $$
   select array_agg(
     row(
-      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code, r.error,
-      r.response_body, h.webhook_id, h.at, q.at,
+      r.place, r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
+      r.error, h.webhook_id, h.at, q.at,
       case
         when h.status <> 'pending' then 'late'
         when q.at is null then 'held'
@@ -51,17 +50,17 @@ as $$
   )
   from (
     select
-      r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
-      r.response_body, s.succeeded,
+      r.place, r.delivery_id, r.attempt, r.started_at, r.duration_ms, r.outcome, r.status_code,
+      s.succeeded,
       case when r.status_code in (429, 503) then webhookpub.retry_after(r.retry_after, p_now) end
         as pause,
       case when not s.succeeded then coalesce(r.error, 'HTTP ' || r.status_code) end as error
     from unnest(
       p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes,
-      p_status_codes, p_errors, p_response_bodies, p_retry_afters
-    ) as r (
+      p_status_codes, p_errors, p_retry_afters
+    ) with ordinality as r (
       delivery_id, attempt, started_at, duration_ms, outcome,
-      status_code, error, response_body, retry_after
+      status_code, error, retry_after, place
     )
     cross join lateral (select r.status_code between 200 and 299 is true) as s (succeeded)
     offset 0
@@ -93,5 +92,5 @@ $$;
 
 comment on function webhookpub.judge_answers
   (text[], integer[], timestamptz[], integer[], text[], integer[], text[], text[], text[],
-   text[], timestamptz) is
+   timestamptz) is
   'Locks the deliveries of these answers and decides what each means.';

@@ -4,9 +4,12 @@
 --
 -- "on conflict" looks into the index before each row, and confirms each by a second record of the
 -- WAL. An answer that was told before is rare: only then are they inserted in that way.
+--
+-- What was answered may be long, and comes by itself: each step copies all that it is given.
 
 create or replace function webhookpub.keep_attempts (
-  p_answers webhookpub.answer[]
+  p_answers webhookpub.answer[],
+  p_response_bodies text[]
 )
   returns void
   language plpgsql
@@ -18,7 +21,7 @@ begin
      webhook_id)
   select
     a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code, a.error,
-    a.response_body, a.webhook_id
+    p_response_bodies[a.place], a.webhook_id
   from unnest(p_answers) as a
   where a.verdict <> 'held';
 exception when unique_violation then
@@ -27,12 +30,12 @@ exception when unique_violation then
      webhook_id)
   select
     a.delivery_id, a.attempt, a.started_at, a.duration_ms, a.outcome, a.status_code, a.error,
-    a.response_body, a.webhook_id
+    p_response_bodies[a.place], a.webhook_id
   from unnest(p_answers) as a
   where a.verdict <> 'held'
   on conflict do nothing;
 end;
 $$;
 
-comment on function webhookpub.keep_attempts (webhookpub.answer[]) is
+comment on function webhookpub.keep_attempts (webhookpub.answer[], text[]) is
   'Keeps these answers as attempts, but those that were kept before and those that are held.';

@@ -53,7 +53,7 @@ begin
   end if;
   v_answers := webhookpub.judge_answers(
     p_delivery_ids, p_attempts, p_started_at, p_durations_ms, p_outcomes, p_status_codes,
-    p_errors, p_response_bodies, p_retry_afters, v_held, v_now
+    p_errors, p_retry_afters, v_held, v_now
   );
   -- Most are nothing but delivered: that is all there is to do then.
   v_is_plain := not exists (
@@ -64,7 +64,7 @@ begin
   if not v_is_plain then
     select p.answers, p.turns into v_answers, v_turns from webhookpub.put_off_answers(v_answers) as p;
   end if;
-  perform webhookpub.keep_attempts(v_answers);
+  perform webhookpub.keep_attempts(v_answers, p_response_bodies);
   perform webhookpub.apply_verdicts(v_answers, v_now);
   perform webhookpub.rate_webhooks(v_answers, v_now);
   held_ids := '{}';

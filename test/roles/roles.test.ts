@@ -199,7 +199,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   ],
   judge_answers: [
     NOBODY,
-    `webhookpub.judge_answers('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', ${now})`,
+    `webhookpub.judge_answers('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', ${now})`,
   ],
   apply_verdicts: [NOBODY, `webhookpub.apply_verdicts('{}', ${now})`],
   put_back_deliveries: [NOBODY, "webhookpub.put_back_deliveries('{}')"],
@@ -223,7 +223,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   hold_turns: [NOBODY, "webhookpub.hold_turns('{}', '{}', '{}')"],
   next_turns: [NOBODY, "webhookpub.next_turns('{}', '{}')"],
   pass_turns: [NOBODY, `webhookpub.pass_turns('{}', ${now})`],
-  keep_attempts: [NOBODY, "webhookpub.keep_attempts('{}')"],
+  keep_attempts: [NOBODY, "webhookpub.keep_attempts('{}', '{}')"],
   put_off_answers: [NOBODY, "webhookpub.put_off_answers('{}')"],
   follow_answers: [NOBODY, `webhookpub.follow_answers('{}', null, ${now})`],
   hold_leases: [NOBODY, "webhookpub.hold_leases('{}', '{}')"],
