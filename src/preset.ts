@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { devNull } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 import { WorkerPreset } from "graphile-worker";
 import { processSettings } from "./config.ts";
 import { refuseTransactionPooler } from "./database/pooler.ts";
@@ -47,12 +48,22 @@ export default preset;
  * says in a sentence what is wrong, and what to do; then, too, it knows whether the server has TLS,
  * and which of several can be written to.
  *
- * @param url connection string; undefined: there is none, or the PG* variables
+ * @param url connection string; by default what graphile-worker's command line has, which need not be
+ *   that of the environment, or else DATABASE_URL, or the PG* variables
  */
-export async function checkConnection(url = process.env["DATABASE_URL"]): Promise<void> {
+export async function checkConnection(url = connectionOf(process.argv)): Promise<void> {
   if (!url && !process.env["PGDATABASE"]) return;
   await plainly(async () => {
     await refuseTransactionPooler(url);
     await checkJobs(url);
   });
+}
+
+function connectionOf(argv: readonly string[]): string | undefined {
+  const { connection } = parseArgs({
+    args: argv.slice(2),
+    options: { connection: { type: "string", short: "c" } },
+    strict: false,
+  }).values;
+  return typeof connection === "string" ? connection : process.env["DATABASE_URL"];
 }

@@ -71,6 +71,22 @@ void t.test("no server, no such database, nobody of that name", async (t) => {
   await refuses(t, { DATABASE_URL: "mysql://x" }, /WH032: .*\nHINT: /);
 });
 
+void t.test("what the command line says goes before the environment", async (t) => {
+  const { url } = await testDatabase(t);
+  const cli = WORKERS["npx graphile-worker"];
+  // As graphile-migrate sets it for what it runs.
+  const env = { DATABASE_URL: "postgres://PLEASE:USE@GM_DBURL/INSTEAD" };
+  for (const args of [`-c ${url}`, `--connection=${url}`]) {
+    const { code, output } = await runProgram(`${cli} --schema-only ${args}`, env);
+    t.equal(code, 0, args, { output });
+  }
+  const { code, output } = await runProgram(`${cli} -c ${url.replace(/[^/]+$/, "nowhere")}`, {
+    DATABASE_URL: url,
+  });
+  t.not(code, 0);
+  t.match(output, /3D000: database "nowhere" does not exist\nHINT: /);
+});
+
 void t.test("an environment that is wrong, or says nothing of a database", async (t) => {
   const { url } = await testDatabase(t);
   await refuses(
