@@ -1,5 +1,5 @@
 --! Previous: sha1:c55d43503d627c4d76194a4cd20346e1fd2e32a2
---! Hash: sha1:45c49d4f486438329f1c81c3b7d1f60ce2245f6c
+--! Hash: sha1:2b26a8be67363626512a169a12f6ed149752c06b
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2174,10 +2174,11 @@ comment on function webhookpub.fan_out (integer) is
 -- Locks      the events it takes, skipping those that another fan-out has.
 -- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
 --            which some wait, each with its user, and the deliveries that are leased to whoever
---            called, for their first attempt: it can send p_room at once; and, of the ordinary
---            lane, whether more is pending than went into the batch, whether the heavy one has
---            something to do, and whether to look again soon, for somebody publishes without a NOTIFY
---            (webhookpub.others_publish), or an event is left out that may go in a moment.
+--            called, for their first attempt: it can send p_room at once, and if that is little,
+--            what; and, of the ordinary lane, whether more is pending than went into the batch,
+--            whether the heavy one has something to do, and whether to look again soon, for
+--            somebody publishes without a NOTIFY (webhookpub.others_publish), or an event is left
+--            out that may go in a moment.
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -2199,6 +2200,7 @@ create or replace function webhookpub.fan_out_batch (
   out leased_webhook_ids text[],
   out leased_user_ids text[],
   out leased_at timestamptz,
+  out requests json,
   out more boolean,
   out heavy_waits boolean,
   out look_again boolean
@@ -2266,6 +2268,7 @@ begin
   end if;
   user_ids := webhookpub.users_of(webhook_ids);
   leased_user_ids := webhookpub.users_of(leased_webhook_ids);
+  requests := webhookpub.requests_at_birth(leased_ids);
 end;
 $$;
 
@@ -3184,6 +3187,38 @@ comment on function webhookpub.queue_deliveries
   (text[], text[], text[], timestamptz[], integer, timestamptz) is
   'Puts new deliveries into the queue, up to p_room of them leased; returns those, and the webhooks that have something waiting.';
 --! EndIncluded 2_fan_out/queue_deliveries.sql
+--! Included 2_fan_out/requests_at_birth.sql
+-- Says what to POST for deliveries that are born leased, where that is little: the answer of the
+-- fan-out brings it along, and saves its worker a question for each event.
+--
+-- Called by  webhookpub.fan_out_batch.
+-- Returns    an array of what webhookpub.lease_requests would return, or null: then it is asked.
+--
+-- Little is what leaves the server in one piece, behind the commit. What is more leaves it before, and
+-- would hold the locks of the batch for as long as a worker that has frozen does not read it.
+
+create or replace function webhookpub.requests_at_birth (
+  p_delivery_ids text[]
+)
+  returns json
+  language plpgsql
+  volatile
+as $$
+declare
+  v_requests json;
+begin
+  if cardinality(p_delivery_ids) <= 5 then
+    select json_agg(r) into v_requests from webhookpub.signed_requests(p_delivery_ids) as r;
+  end if;
+  return case when octet_length(v_requests::text) <= 6000 then v_requests end;
+exception when data_exception or integrity_constraint_violation or external_routine_exception then
+  return null; -- One of them is at fault: whoever asks hears which.
+end;
+$$;
+
+comment on function webhookpub.requests_at_birth (text[]) is
+  'What to POST for these deliveries, which are new and leased; null: it is too much to go along.';
+--! EndIncluded 2_fan_out/requests_at_birth.sql
 --! Included 2_fan_out/room_at_birth.sql
 -- Says how many deliveries of a webhook may be born leased: a few, if it is well and has nothing
 -- else waiting. Whoever has a pace is in no hurry.
@@ -3726,6 +3761,7 @@ create or replace function webhookpub.lease_requests (
     body text,
     timeout_ms integer,
     policy text,
+    ordered boolean,
     problem text
   )
   language plpgsql
@@ -4024,7 +4060,7 @@ comment on function webhookpub.sign_request (text, text, text, text, bigint, tex
 --! Included 3_deliver/signed_requests.sql
 -- Puts the requests of deliveries together and signs them.
 --
--- Called by  webhookpub.lease_requests.
+-- Called by  webhookpub.lease_requests, webhookpub.requests_at_birth.
 -- Returns    as many of them, in order, as have bodies of 8 MB together, and one at least.
 --
 -- A webhook has one secret, or during a rotation two.
@@ -4044,6 +4080,7 @@ create or replace function webhookpub.signed_requests (
     body text,
     timeout_ms integer,
     policy text,
+    ordered boolean,
     problem text
   )
   language plpgsql
@@ -4076,7 +4113,7 @@ begin
     h.id, h.event_id, h.event_type, w.url, w.headers, w.signature_scheme, v_seconds, g.signature,
     h.body,
     (extract(epoch from coalesce(w.request_timeout, v_settings.request_timeout)) * 1000)::integer,
-    v_policy,
+    v_policy, w.ordered,
     case
       when h.body is null then 'its envelope is gone'
       when g.signature is null then 'its webhook has no secret'
@@ -4098,7 +4135,7 @@ begin
     offset 0
   ) as h
   cross join lateral (
-    select w.url, w.headers, w.signature_scheme, w.request_timeout
+    select w.url, w.headers, w.signature_scheme, w.request_timeout, w.ordered
     from webhookpub.webhooks as w
     where w.id = h.webhook_id
     offset 0
@@ -8319,4 +8356,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '730dedb5c219d6f0cdc021307dbf456284499c5b95e0b2431c213f23ce26de8d');
+  ('000002', '33b5915d1c2f2128e55b972b8e3ca4abc4cbcff1730099ebf649e2cd79306903');

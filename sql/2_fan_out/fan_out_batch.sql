@@ -4,10 +4,11 @@
 -- Locks      the events it takes, skipping those that another fan-out has.
 -- Returns    how many events were fanned out, how many deliveries that made, the webhooks for
 --            which some wait, each with its user, and the deliveries that are leased to whoever
---            called, for their first attempt: it can send p_room at once; and, of the ordinary
---            lane, whether more is pending than went into the batch, whether the heavy one has
---            something to do, and whether to look again soon, for somebody publishes without a NOTIFY
---            (webhookpub.others_publish), or an event is left out that may go in a moment.
+--            called, for their first attempt: it can send p_room at once, and if that is little,
+--            what; and, of the ordinary lane, whether more is pending than went into the batch,
+--            whether the heavy one has something to do, and whether to look again soon, for
+--            somebody publishes without a NOTIFY (webhookpub.others_publish), or an event is left
+--            out that may go in a moment.
 --
 -- It adds no jobs: those take longer than all the rest, and whoever called is quicker. What
 -- it does not come to gets a job by the next look at what is due (webhookpub.wake).
@@ -29,6 +30,7 @@ create or replace function webhookpub.fan_out_batch (
   out leased_webhook_ids text[],
   out leased_user_ids text[],
   out leased_at timestamptz,
+  out requests json,
   out more boolean,
   out heavy_waits boolean,
   out look_again boolean
@@ -96,6 +98,7 @@ begin
   end if;
   user_ids := webhookpub.users_of(webhook_ids);
   leased_user_ids := webhookpub.users_of(leased_webhook_ids);
+  requests := webhookpub.requests_at_birth(leased_ids);
 end;
 $$;
 

@@ -21,6 +21,7 @@ create or replace function webhookpub.lease_requests (
     body text,
     timeout_ms integer,
     policy text,
+    ordered boolean,
     problem text
   )
   language plpgsql

@@ -1,6 +1,6 @@
 -- Puts the requests of deliveries together and signs them.
 --
--- Called by  webhookpub.lease_requests.
+-- Called by  webhookpub.lease_requests, webhookpub.requests_at_birth.
 -- Returns    as many of them, in order, as have bodies of 8 MB together, and one at least.
 --
 -- A webhook has one secret, or during a rotation two.
@@ -20,6 +20,7 @@ create or replace function webhookpub.signed_requests (
     body text,
     timeout_ms integer,
     policy text,
+    ordered boolean,
     problem text
   )
   language plpgsql
@@ -52,7 +53,7 @@ begin
     h.id, h.event_id, h.event_type, w.url, w.headers, w.signature_scheme, v_seconds, g.signature,
     h.body,
     (extract(epoch from coalesce(w.request_timeout, v_settings.request_timeout)) * 1000)::integer,
-    v_policy,
+    v_policy, w.ordered,
     case
       when h.body is null then 'its envelope is gone'
       when g.signature is null then 'its webhook has no secret'
@@ -74,7 +75,7 @@ begin
     offset 0
   ) as h
   cross join lateral (
-    select w.url, w.headers, w.signature_scheme, w.request_timeout
+    select w.url, w.headers, w.signature_scheme, w.request_timeout, w.ordered
     from webhookpub.webhooks as w
     where w.id = h.webhook_id
     offset 0

@@ -24,14 +24,16 @@ export interface LeasedRequest {
   /** The webhook's own. */
   readonly headers: Readonly<Record<string, string>>;
   readonly signature_scheme: "standard" | "stripe";
-  /** Unix seconds, as text. */
-  readonly signed_at: string;
+  /** Unix seconds. */
+  readonly signed_at: string | number;
   readonly signature: string;
   readonly body: string;
   /** Deadline of the whole exchange, in milliseconds. */
   readonly timeout_ms: number;
   /** Where it may go, by the settings in force: JSON of { allowHttp, allowed }. */
   readonly policy: string;
+  /** Its webhook gets what has one ordering key one after another. */
+  readonly ordered: boolean;
   /** Why it can't be sent; then the rest is null. */
   readonly problem: string | null;
 }
@@ -110,6 +112,8 @@ export interface Batch {
   readonly leased_user_ids: readonly string[] | null;
   /** When; the database's time, as text. */
   readonly leased_at: string | null;
+  /** What to POST for all of them, if that is little; null: lease_requests says it. */
+  readonly requests: readonly LeasedRequest[] | null;
   /** The heavy lane has something to do; null from there. */
   readonly heavy_waits: boolean | null;
 }

@@ -28,6 +28,8 @@ const REQUEST_MS = 5000;
 
 /** A lease lasts 15 s longer than its request may; a record takes milliseconds. */
 const BEHIND_MS = 5000;
+/** With so many answers of a webhook that are not recorded, its next deliveries would wait for room. */
+const CROWD = 3;
 
 /** Delivers for any number of webhooks at once. */
 export interface Deliverer {
@@ -146,6 +148,8 @@ export function makeDeliverer(
   };
 
   const lineUp = (course: Course) => {
+    // Somebody waits for what nobody has waited for.
+    if (course.unrecorded.size > 0) recorder.hasten();
     if (course.leasing || isBehind(course)) {
       course.again = true;
       return;
@@ -217,8 +221,11 @@ export function makeDeliverer(
     course.open -= 1;
   };
 
-  /** Asks what to POST for leases, and begins. */
-  const request = async (leases: readonly Lease[]): Promise<void> => {
+  /** Asks what to POST for leases, as far as it is not known, and begins. */
+  const request = async (
+    leases: readonly Lease[],
+    known: Batch["requests"] = null,
+  ): Promise<void> => {
     const left = new Set(leases);
     const begin = (post: Post) => {
       left.delete(post.lease);
@@ -227,7 +234,7 @@ export function makeDeliverer(
     // It locks nothing, so it is asked again: a lease that nothing is sent for counts as lost.
     for (let pause = 50; left.size > 0; pause *= 2) {
       try {
-        await requestAll(pool.ask, [...left], begin);
+        await requestAll(pool.ask, [...left], begin, known);
         break;
       } catch (error) {
         log.error(`requests of ${left.size} leases: ${messageOf(error)}`);
@@ -295,9 +302,16 @@ export function makeDeliverer(
       const now = performance.now();
       const answer = { since: now };
       course.unrecorded.add(answer);
-      // It may be what keeps the next request from being leased.
+      // It may be what keeps the next request from being leased, or the next event's from being
+      // born leased.
       const urgent =
-        post.lease.holds_up || course.more || course.again || draining || shares.free() === 0;
+        post.lease.holds_up ||
+        post.ordered ||
+        course.more ||
+        course.again ||
+        course.unrecorded.size >= CROWD ||
+        draining ||
+        shares.free() === 0;
       await recorder.record(answerTo(post.lease, outcome, now - begun), urgent);
       course.unrecorded.delete(answer);
     } catch (error) {
@@ -362,7 +376,7 @@ export function makeDeliverer(
       course.open += 1;
     });
     vitals.leased(leases.length);
-    void request(leases);
+    void request(leases, batch.requests);
   };
 
   return {

@@ -13,7 +13,9 @@ const MAX_PAUSE_MS = 2000;
 /** Answers in one call. */
 const LIMIT = 500;
 /** An answer that nobody waits for waits so long for others to go with it. */
-const COMPANY_MS = 15;
+const COMPANY_MS = 50;
+/** The database is left alone between two calls for no longer than this. */
+const MOST_REST_MS = 15;
 /** The same for the second call at once: the first may hang. */
 const SECOND_MS = 100;
 
@@ -26,6 +28,8 @@ export interface Recorder {
    * @param urgent something waits for it: it does not wait for company
    */
   record(answer: Answer, urgent: boolean): Promise<void>;
+  /** Somebody waits now for what has not been recorded. */
+  hasten(): void;
   /** From now on everything is urgent. */
   drain(): void;
 }
@@ -77,7 +81,7 @@ export function makeRecorder(
     const since = waiting[0]?.since ?? 0;
     if (underWay > 0) return waiting.length >= LIMIT ? 0 : since + SECOND_MS;
     if (isUrgent || draining || waiting.length >= LIMIT) return lastEnd;
-    return Math.max(since + COMPANY_MS, lastEnd + Math.min(lastTook, COMPANY_MS));
+    return Math.max(since + COMPANY_MS, lastEnd + Math.min(lastTook, MOST_REST_MS));
   };
 
   const schedule = () => {
@@ -92,6 +96,12 @@ export function makeRecorder(
     clearTimeout(timer);
     timer = undefined;
     schedule();
+  };
+
+  const beUrgent = () => {
+    if (isUrgent || waiting.length === 0) return;
+    isUrgent = true;
+    hasten();
   };
 
   const flush = () => {
@@ -173,13 +183,10 @@ export function makeRecorder(
     record: (answer, urgent) =>
       new Promise((done) => {
         add({ answer, since: performance.now(), pause: PAUSE_MS, done });
-        if (urgent && !isUrgent) {
-          isUrgent = true;
-          hasten();
-        } else if (waiting.length === LIMIT) {
-          hasten();
-        }
+        if (urgent) beUrgent();
+        else if (waiting.length === LIMIT) hasten();
       }),
+    hasten: beUrgent,
     drain() {
       draining = true;
       hasten();

@@ -18,6 +18,8 @@ export interface Post {
   readonly timeout_ms: number;
   /** Where it may go: JSON of { allowHttp, allowed }. */
   readonly policy: string;
+  /** Its webhook gets what has one ordering key one after another. */
+  readonly ordered: boolean;
 }
 
 /**
@@ -26,16 +28,18 @@ export interface Post {
  *
  * @param ask asks the database
  * @param send takes what came, at once
+ * @param known what is known of them already
  */
 export async function requestAll(
   ask: <T>(query: (sql: Sql) => Promise<T>) => Promise<T>,
   leases: readonly Lease[],
   send: (post: Post) => void,
+  known: readonly LeasedRequest[] | null = null,
 ): Promise<void> {
   const left = new Map(leases.map((lease) => [lease.delivery_id, lease]));
   const bad: { lease: Lease; problem: string }[] = [];
-  while (left.size > 0) {
-    const requests = await ask((sql) => leaseRequests(sql, [...left.keys()]));
+  for (let requests = known; left.size > 0; requests = null) {
+    requests ??= await ask((sql) => leaseRequests(sql, [...left.keys()]));
     // What has been deleted meanwhile.
     if (requests.length === 0) break;
     for (const request of requests) {
@@ -58,7 +62,7 @@ export async function requestAll(
 
 /** The headers of the contract, around the webhook's own. */
 function postOf(lease: Lease, request: LeasedRequest): Post {
-  const { url, body, timeout_ms, policy } = request;
+  const { url, body, timeout_ms, policy, ordered } = request;
   return {
     lease,
     url,
@@ -74,12 +78,13 @@ function postOf(lease: Lease, request: LeasedRequest): Post {
         ? { "x-webhook-signature": `t=${request.signed_at},${request.signature}` }
         : {
             "webhook-id": request.event_id,
-            "webhook-timestamp": request.signed_at,
+            "webhook-timestamp": String(request.signed_at),
             "webhook-signature": request.signature,
           }),
     },
     body,
     timeout_ms,
     policy,
+    ordered,
   };
 }

@@ -1,5 +1,10 @@
 import t from "tap";
-import { fanOutBatch, leaseDeliveries } from "../../src/database/calls.ts";
+import {
+  fanOutBatch,
+  leaseDeliveries,
+  type LeasedRequest,
+  leaseRequests,
+} from "../../src/database/calls.ts";
 import type { Sql } from "../../src/database/connect.ts";
 import { testDatabase } from "../support/database.ts";
 import { startReceiver } from "../support/receiver.ts";
@@ -111,5 +116,44 @@ void t.test(
     select n_tup_ins::integer as made, n_tup_upd::integer as changed
     from pg_stat_user_tables where relid = 'webhookpub.queue'::regclass`;
     t.strictSame(stat, { made: 5, changed: 0 });
+  },
+);
+
+void t.test(
+  "what to POST goes along, where it is little, and is what a worker would ask",
+  async (t) => {
+    const { sql } = await testDatabase(t);
+    await createWebhook(sql, { userId: "little" });
+    await publish(sql, {
+      userId: "little",
+      data: JSON.stringify({ text: 'Grüße, "\\ \u0001 😀' }),
+    });
+    const little = await fanOutBatch(sql, 100);
+    const asked = await leaseRequests(sql, little.leased_ids ?? []);
+    const plain = (requests: readonly LeasedRequest[] | null) =>
+      // They are signed when they are asked for.
+      requests?.map((request) => ({ ...request, signature: "", signed_at: 0 }));
+    t.strictSame(plain(little.requests), plain(asked));
+    t.match(little.requests, [{ signature: /^v1,/, signed_at: Number }]);
+
+    await createWebhook(sql, { userId: "much" });
+    await publish(sql, { userId: "much", data: JSON.stringify({ text: "x".repeat(6000) }) });
+    t.match(
+      await fanOutBatch(sql, 100),
+      { leased_ids: [String], requests: null },
+      "not what is large",
+    );
+    for (let i = 0; i < 6; i++) await createWebhook(sql, { userId: "many" });
+    await publish(sql, { userId: "many" });
+    const many = await fanOutBatch(sql, 100);
+    t.equal(many.leased_ids?.length, 6);
+    t.equal(many.requests, null, "nor what is many");
+    await createWebhook(sql, { userId: "broken" });
+    await sql`update webhookpub.secrets set secret = 'whsec_%' where webhook_id in (
+    select id from webhookpub.webhooks where user_id = 'broken')`;
+    await publish(sql, { userId: "broken" });
+    const broken = await fanOutBatch(sql, 100);
+    t.match(broken, { event_count: 1, requests: null }, "what can't be signed fails no fan-out");
+    t.match(await leaseRequests(sql, broken.leased_ids ?? []), [{ problem: /can't be signed/ }]);
   },
 );
