@@ -182,6 +182,9 @@ create table webhookpub.webhooks (
     check ((circuit_opened_at is null) = (circuit_retry_at is null))
 ) with (fillfactor = 80);
 create index webhooks_by_user on webhookpub.webhooks (user_id);
+-- Of most users nobody looks into the data: then nobody parses it.
+create index webhooks_reading on webhookpub.webhooks (user_id)
+  where enabled and filter_data is not null;
 create index webhooks_deleted on webhookpub.webhooks (deleted_at) where deleted_at is not null;
 -- Who is left alone, until when; whoever is disabled waits for no time.
 create index webhooks_resuming

@@ -1,5 +1,5 @@
 --! Previous: -
---! Hash: sha1:c55d43503d627c4d76194a4cd20346e1fd2e32a2
+--! Hash: sha1:51f92f704a0af96f6dbb17d7824c38c5e0fabdbc
 --! Message: state
 
 -- The state: schema, tables, constraints, indexes. Behaviour lives in sql/ and is
@@ -257,6 +257,9 @@ create table webhookpub.webhooks (
     check ((circuit_opened_at is null) = (circuit_retry_at is null))
 ) with (fillfactor = 80);
 create index webhooks_by_user on webhookpub.webhooks (user_id);
+-- Of most users nobody looks into the data: then nobody parses it.
+create index webhooks_reading on webhookpub.webhooks (user_id)
+  where enabled and filter_data is not null;
 create index webhooks_deleted on webhookpub.webhooks (deleted_at) where deleted_at is not null;
 -- Who is left alone, until when; whoever is disabled waits for no time.
 create index webhooks_resuming

@@ -1,5 +1,5 @@
---! Previous: sha1:c55d43503d627c4d76194a4cd20346e1fd2e32a2
---! Hash: sha1:2b26a8be67363626512a169a12f6ed149752c06b
+--! Previous: sha1:51f92f704a0af96f6dbb17d7824c38c5e0fabdbc
+--! Hash: sha1:26154735bf63671bb160193c332d9ef887838b14
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2024,8 +2024,8 @@ comment on function webhookpub.enter_fan_out () is
 --
 -- Called by  webhookpub.oldest_events.
 -- Locks      the events, skipping those that another fan-out has.
--- Returns    where they are: the oldest of each of up to p_limit users, or some of each, if
---            users are fewer.
+-- Returns    where they are: the oldest of each of up to p_limit users, or, if that is all users, so
+--            many of each that they are p_limit, if each has as many.
 --
 -- The index leads from one user to the next, however many events one of them has. Whoever comes
 -- next after the last one is next in the following batch: the session keeps that.
@@ -2076,7 +2076,8 @@ begin
         and (e.retry_at is null or e.retry_at <= p_now)
         and (e.ordering_key = any (p_but_keys)) is not true
       order by e.status, e.pending_user_id, e.expires_at
-      limit greatest(p_limit / cardinality(v_users), 1)
+      -- Whoever is at the end of a round has no more than who was before.
+      limit case when v_after = chr(2) then (p_limit - 1) / cardinality(v_users) + 1 else 1 end
       for update skip locked
     ) as h
   );
@@ -2286,9 +2287,9 @@ comment on function webhookpub.fan_out_batch (integer, integer, boolean) is
 --            leased already (webhookpub.queue_deliveries).
 -- Raises     WH023 when matching takes too long.
 --
--- A few events go by a plan that is kept, for planning takes longer than the rest. It may have
--- been made when tables were small: so it looks up row by row, and never joins a whole table.
--- Many are worth a plan for their number.
+-- It goes by a plan that is kept: for a few events planning takes longer than the rest, and for many
+-- they would all be copied into the plan. It may have been made when tables were small: so it looks up
+-- row by row, and never joins a whole table.
 
 create or replace function webhookpub.fan_out_events (
   p_events webhookpub.events[],
@@ -2301,27 +2302,24 @@ create or replace function webhookpub.fan_out_events (
 )
   language plpgsql
   volatile
-  set plan_cache_mode = force_custom_plan
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set enable_hashjoin = on
-  set enable_mergejoin = on
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
   set jit = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_created record;
-  v_order record;
+  v_keys text[];
+  v_turns timestamptz[];
   -- To match in: two seconds, and for an event alone twice as much with each try.
   v_until constant timestamptz := v_now + interval '2 seconds' * case
     when cardinality(p_events) = 1 then 2 ^ least(p_events[1].attempts, 4)
     else 1
   end;
 begin
-  if cardinality(p_events) <= 20 then
-    perform pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true);
-    perform pg_catalog.set_config('enable_hashjoin', 'off', true);
-    perform pg_catalog.set_config('enable_mergejoin', 'off', true);
-  end if;
   with event_type as materialized (
     select t.name, webhookpub.type_patterns(t.name) as patterns
     from (select distinct e.type as name from unnest(p_events) as e) as t
@@ -2409,11 +2407,16 @@ begin
   delivery_count := coalesce(cardinality(v_created.ids), 0);
   if delivery_count > 0 then
     leased_at := v_now;
-    v_order := webhookpub.take_turns(v_created.ids, v_created.webhook_ids, v_created.event_ids, p_events);
+    if exists (select from unnest(p_events) as e where e.ordering_key is not null) then
+      select t.ordering_keys, t.turns into v_keys, v_turns
+      from webhookpub.take_turns(
+        v_created.ids, v_created.webhook_ids, v_created.event_ids, p_events
+      ) as t;
+    end if;
     select q.webhook_ids, q.leased_ids, q.leased_webhook_ids
     into webhook_ids, leased_ids, leased_webhook_ids
     from webhookpub.queue_deliveries(
-      v_created.ids, v_created.webhook_ids, v_order.ordering_keys, v_order.turns, p_room, v_now
+      v_created.ids, v_created.webhook_ids, v_keys, v_turns, p_room, v_now
     ) as q;
   end if;
 end;
@@ -2985,7 +2988,8 @@ begin
     v_at := webhookpub.oldest_events(p_limit, v_keys, v_now);
     exit when v_at is null;
     v_fit := webhookpub.fit_batch(v_at, p_limit);
-    more := more or coalesce(cardinality(v_fit), 0) < cardinality(v_at);
+    more := more or cardinality(v_at) >= p_limit
+      or coalesce(cardinality(v_fit), 0) < cardinality(v_at);
     select array_agg(l.event) into v_found
     from unnest(v_fit) as a (at)
     -- One by one; "offset 0" keeps the planner from joining.
@@ -3078,11 +3082,11 @@ comment on function webhookpub.next_heavy () is
 --! EndIncluded 2_fan_out/next_heavy.sql
 --! Included 2_fan_out/oldest_events.sql
 -- Finds the pending events that have waited longest, and locks them; while more wait than that,
--- of all users in turn.
+-- of all users in turn, and the oldest only where users in turn have too few.
 --
 -- Called by  webhookpub.next_events.
 -- Locks      the events, skipping those that another fan-out has.
--- Returns    where they are, or null; at most p_limit, and as many of users in turn.
+-- Returns    where they are, or null; p_limit or more, if so many wait.
 
 create or replace function webhookpub.oldest_events (
   p_limit integer,
@@ -3096,15 +3100,28 @@ as $$
 declare
   v_at tid[];
 begin
+  if p_limit > 1 and exists (
+    select
+    from webhookpub.events as e
+    where e.status = 'pending' and e.pending_user_id >= chr(2)
+      and (e.retry_at is null or e.retry_at <= p_now)
+      and (e.ordering_key = any (p_but_keys)) is not true
+    order by e.status, e.pending_user_id, e.expires_at
+    offset p_limit - 1
+  ) then
+    v_at := webhookpub.events_by_turn(p_limit, p_but_keys, p_now);
+  end if;
+  if cardinality(v_at) >= p_limit then
+    return v_at;
+  end if;
   -- Where they are: with the rows, PostgreSQL would read all their bytes.
-  select array_agg(p.at) into v_at
+  select v_at || array_agg(p.at) into v_at
   from (
     select u.at
     from (
       select e.ctid as at
       from webhookpub.events as e
-      where e.status = 'pending'
-        and e.pending_user_id >= chr(2)
+      where e.status = 'pending' and e.pending_user_id >= chr(2)
         and (e.retry_at is null or e.retry_at <= p_now)
         and (e.ordering_key = any (p_but_keys)) is not true
       order by e.status, e.pending_user_id, e.expires_at
@@ -3125,9 +3142,6 @@ begin
     ) as n
     limit greatest(p_limit, 0)
   ) as p;
-  if cardinality(v_at) > 1 and cardinality(v_at) = p_limit then
-    v_at := v_at || webhookpub.events_by_turn(p_limit, p_but_keys, p_now);
-  end if;
   return v_at;
 end;
 $$;
@@ -3301,10 +3315,18 @@ create or replace function webhookpub.take_turns (
 )
   language plpgsql
   stable
+  set plan_cache_mode = force_custom_plan
+  set enable_seqscan = off
+  set enable_hashjoin = on
+  set enable_mergejoin = on
+  set jit = off
 as $$
 begin
-  if not exists (select from unnest(p_events) as e where e.ordering_key is not null) then
-    return;
+  -- A few go by a plan that is kept.
+  if cardinality(p_events) <= 20 then
+    perform pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true);
+    perform pg_catalog.set_config('enable_hashjoin', 'off', true);
+    perform pg_catalog.set_config('enable_mergejoin', 'off', true);
   end if;
   select
     array_agg(t.ordering_key order by t.n),
@@ -8356,4 +8378,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '33b5915d1c2f2128e55b972b8e3ca4abc4cbcff1730099ebf649e2cd79306903');
+  ('000002', '2ebe98366a9639d1463b412c43b126a810e5d0dd33f407da1f5ab667da9a1a92');

@@ -2,8 +2,8 @@
 --
 -- Called by  webhookpub.oldest_events.
 -- Locks      the events, skipping those that another fan-out has.
--- Returns    where they are: the oldest of each of up to p_limit users, or some of each, if
---            users are fewer.
+-- Returns    where they are: the oldest of each of up to p_limit users, or, if that is all users, so
+--            many of each that they are p_limit, if each has as many.
 --
 -- The index leads from one user to the next, however many events one of them has. Whoever comes
 -- next after the last one is next in the following batch: the session keeps that.
@@ -54,7 +54,8 @@ begin
         and (e.retry_at is null or e.retry_at <= p_now)
         and (e.ordering_key = any (p_but_keys)) is not true
       order by e.status, e.pending_user_id, e.expires_at
-      limit greatest(p_limit / cardinality(v_users), 1)
+      -- Whoever is at the end of a round has no more than who was before.
+      limit case when v_after = chr(2) then (p_limit - 1) / cardinality(v_users) + 1 else 1 end
       for update skip locked
     ) as h
   );

@@ -8,9 +8,9 @@
 --            leased already (webhookpub.queue_deliveries).
 -- Raises     WH023 when matching takes too long.
 --
--- A few events go by a plan that is kept, for planning takes longer than the rest. It may have
--- been made when tables were small: so it looks up row by row, and never joins a whole table.
--- Many are worth a plan for their number.
+-- It goes by a plan that is kept: for a few events planning takes longer than the rest, and for many
+-- they would all be copied into the plan. It may have been made when tables were small: so it looks up
+-- row by row, and never joins a whole table.
 
 create or replace function webhookpub.fan_out_events (
   p_events webhookpub.events[],
@@ -23,27 +23,24 @@ create or replace function webhookpub.fan_out_events (
 )
   language plpgsql
   volatile
-  set plan_cache_mode = force_custom_plan
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
-  set enable_hashjoin = on
-  set enable_mergejoin = on
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
   set jit = off
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_created record;
-  v_order record;
+  v_keys text[];
+  v_turns timestamptz[];
   -- To match in: two seconds, and for an event alone twice as much with each try.
   v_until constant timestamptz := v_now + interval '2 seconds' * case
     when cardinality(p_events) = 1 then 2 ^ least(p_events[1].attempts, 4)
     else 1
   end;
 begin
-  if cardinality(p_events) <= 20 then
-    perform pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true);
-    perform pg_catalog.set_config('enable_hashjoin', 'off', true);
-    perform pg_catalog.set_config('enable_mergejoin', 'off', true);
-  end if;
   with event_type as materialized (
     select t.name, webhookpub.type_patterns(t.name) as patterns
     from (select distinct e.type as name from unnest(p_events) as e) as t
@@ -131,11 +128,16 @@ begin
   delivery_count := coalesce(cardinality(v_created.ids), 0);
   if delivery_count > 0 then
     leased_at := v_now;
-    v_order := webhookpub.take_turns(v_created.ids, v_created.webhook_ids, v_created.event_ids, p_events);
+    if exists (select from unnest(p_events) as e where e.ordering_key is not null) then
+      select t.ordering_keys, t.turns into v_keys, v_turns
+      from webhookpub.take_turns(
+        v_created.ids, v_created.webhook_ids, v_created.event_ids, p_events
+      ) as t;
+    end if;
     select q.webhook_ids, q.leased_ids, q.leased_webhook_ids
     into webhook_ids, leased_ids, leased_webhook_ids
     from webhookpub.queue_deliveries(
-      v_created.ids, v_created.webhook_ids, v_order.ordering_keys, v_order.turns, p_room, v_now
+      v_created.ids, v_created.webhook_ids, v_keys, v_turns, p_room, v_now
     ) as q;
   end if;
 end;

@@ -42,7 +42,8 @@ begin
     v_at := webhookpub.oldest_events(p_limit, v_keys, v_now);
     exit when v_at is null;
     v_fit := webhookpub.fit_batch(v_at, p_limit);
-    more := more or coalesce(cardinality(v_fit), 0) < cardinality(v_at);
+    more := more or cardinality(v_at) >= p_limit
+      or coalesce(cardinality(v_fit), 0) < cardinality(v_at);
     select array_agg(l.event) into v_found
     from unnest(v_fit) as a (at)
     -- One by one; "offset 0" keeps the planner from joining.

@@ -1,9 +1,9 @@
 -- Finds the pending events that have waited longest, and locks them; while more wait than that,
--- of all users in turn.
+-- of all users in turn, and the oldest only where users in turn have too few.
 --
 -- Called by  webhookpub.next_events.
 -- Locks      the events, skipping those that another fan-out has.
--- Returns    where they are, or null; at most p_limit, and as many of users in turn.
+-- Returns    where they are, or null; p_limit or more, if so many wait.
 
 create or replace function webhookpub.oldest_events (
   p_limit integer,
@@ -17,15 +17,28 @@ as $$
 declare
   v_at tid[];
 begin
+  if p_limit > 1 and exists (
+    select
+    from webhookpub.events as e
+    where e.status = 'pending' and e.pending_user_id >= chr(2)
+      and (e.retry_at is null or e.retry_at <= p_now)
+      and (e.ordering_key = any (p_but_keys)) is not true
+    order by e.status, e.pending_user_id, e.expires_at
+    offset p_limit - 1
+  ) then
+    v_at := webhookpub.events_by_turn(p_limit, p_but_keys, p_now);
+  end if;
+  if cardinality(v_at) >= p_limit then
+    return v_at;
+  end if;
   -- Where they are: with the rows, PostgreSQL would read all their bytes.
-  select array_agg(p.at) into v_at
+  select v_at || array_agg(p.at) into v_at
   from (
     select u.at
     from (
       select e.ctid as at
       from webhookpub.events as e
-      where e.status = 'pending'
-        and e.pending_user_id >= chr(2)
+      where e.status = 'pending' and e.pending_user_id >= chr(2)
         and (e.retry_at is null or e.retry_at <= p_now)
         and (e.ordering_key = any (p_but_keys)) is not true
       order by e.status, e.pending_user_id, e.expires_at
@@ -46,9 +59,6 @@ begin
     ) as n
     limit greatest(p_limit, 0)
   ) as p;
-  if cardinality(v_at) > 1 and cardinality(v_at) = p_limit then
-    v_at := v_at || webhookpub.events_by_turn(p_limit, p_but_keys, p_now);
-  end if;
   return v_at;
 end;
 $$;

@@ -196,7 +196,9 @@ void t.test("a migration locks its tables all at once, or gives up", async (t) =
   await migration`select webhookpub.lock_tables(variadic ${tables}::text[]::regclass[])`;
   const held = await sql<{ name: string }[]>`
     select l.relation::regclass::text as name from pg_locks as l
-    where l.mode = 'AccessExclusiveLock' order by 1`;
+    where l.mode = 'AccessExclusiveLock' and l.locktype = 'relation'
+      and l.database = (select oid from pg_database where datname = current_database())
+    order by 1`;
   t.strictSame([...held], [{ name: "webhookpub.events" }, { name: "webhookpub.webhooks" }]);
   const [wait] = await migration<[{ ms: number }]>`
     select extract(epoch from current_setting('lock_timeout')::interval) * 1000 as ms`;
