@@ -105,8 +105,9 @@ void t.test("an event that nothing identifies gets a random id of the same form"
   ids.push(...rows.map((row) => row.id));
   for (const id of ids) t.match(id, /^evt_[0-9a-f]{32}$/);
   t.equal(new Set(ids).size, 26, "no two are the same");
-  const made = rows.map((row) => row.id);
-  t.strictSame(made, made.toSorted(), "those of one time lie side by side in an index");
+  // In microseconds, of which one may see two.
+  const times = rows.map((row) => row.id.slice(0, 20));
+  t.strictSame(times, times.toSorted(), "those of one time lie side by side in an index");
 });
 
 // Refusals ----------------------------------------------------------------------------
