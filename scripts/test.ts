@@ -1,11 +1,11 @@
 // `npm test`: one PostgreSQL with a migrated template database for the whole run.
 //
 //   npm test                                    all tests, on the embedded PostgreSQL
-//   npm test -- test/publish/publish.test.ts            some of them; other arguments go to tap
+//   npm test -- test/publish/publish.test.ts    some of them, or a folder's; other arguments go to tap
 //   npm run test:faults                         those that kill and stop processes
 //   PG_BIN=/usr/lib/postgresql/15/bin npm test  on another PostgreSQL
 import { execFileSync, spawn } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, globSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../src/config.ts";
 import { startTestCluster } from "../test/support/cluster.ts";
@@ -23,7 +23,7 @@ if (existsSync(baseline)) execFileSync(process.execPath, [baseline]);
 const cluster = await startTestCluster();
 let code = 1;
 try {
-  const tap = spawn(tapBinary, ["run", ...process.argv.slice(2)], {
+  const tap = spawn(tapBinary, ["run", ...process.argv.slice(2).flatMap(filesOf)], {
     cwd: root,
     stdio: "inherit",
     env: { ...process.env, WEBHOOKPUB_TEST_CLUSTER: cluster.url },
@@ -37,3 +37,9 @@ try {
   await cluster.remove();
 }
 process.exit(code);
+
+/** The tests of a folder, of which tap would silently run none. */
+function filesOf(argument: string): string[] {
+  const isFolder = statSync(argument, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  return isFolder ? globSync(join(argument, "**/*.test.ts")).toSorted() : [argument];
+}

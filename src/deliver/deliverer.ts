@@ -186,7 +186,7 @@ export function makeDeliverer(
       course.open += own.length;
       vitals.leased(own.length);
       // None came: is none due, or no room? While some are open, the next answer asks again.
-      if (own.length > 0 || course.open === 0) course.more = own.some(({ more }) => more);
+      course.more = own.some(({ more }) => more) || (own.length === 0 && course.open > 0);
       shares.give(course, room - own.length);
       if (wait && !draining) lineUpLater(course, wait.wait_ms);
       else if (!draining && (course.again || (course.more && own.length === room))) lineUp(course);

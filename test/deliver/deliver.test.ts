@@ -2,10 +2,10 @@ import { createHmac } from "node:crypto";
 import { Webhook } from "standardwebhooks";
 import t from "tap";
 import type { Sql } from "../../src/database/connect.ts";
-import { leaseDeliveries as lease } from "../../src/database/calls.ts";
+import { fanOutBatch, leaseDeliveries as lease } from "../../src/database/calls.ts";
 import { leaseDeliveries } from "../support/leases.ts";
 import { makeDeliverer } from "../../src/deliver/deliverer.ts";
-import { makePool } from "../../src/database/pool.ts";
+import { makePool, type Pool } from "../../src/database/pool.ts";
 import { version } from "../../src/version.ts";
 import { testDatabase } from "../support/database.ts";
 import { drip, startRawServer } from "../support/raw_server.ts";
@@ -573,4 +573,35 @@ void t.test("a request that can't even be begun gives its room back", async (t) 
   await deliverer.drain();
   await pool.close();
   t.match(errors, [/^delivery whd_/, /^delivery whd_/]);
+});
+
+void t.test("what finds no room goes out with the next answer, without a tick", async (t) => {
+  const { url, sql } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  const { promise: released, resolve: release } = Promise.withResolvers<void>();
+  receiver.reply = async () => (await released, 200);
+  await createWebhook(sql, { url: receiver.url(), maxInFlight: 1 });
+  const pool = makePool(url, { max: 2, statementMs: 20_000 });
+  let asked = 0;
+  const ask: Pool["ask"] = async (query) => {
+    const answer = await pool.ask(query);
+    asked += 1;
+    return answer;
+  };
+  const log = { debug() {}, info() {}, warn() {}, error: (message: string) => t.fail(message) };
+  const deliverer = makeDeliverer(
+    { ...pool, ask },
+    { maxInFlight: 10, closed: [], log, vitals: makeVitals(log, 1) },
+  );
+  await publish(sql);
+  deliverer.take(await fanOutBatch(sql, 10));
+  await receiver.received(1);
+  await publish(sql);
+  const before = asked;
+  deliverer.take(await fanOutBatch(sql, 10));
+  await until(() => asked > before, "a lease in vain");
+  release();
+  await receiver.received(2);
+  await deliverer.drain();
+  await pool.close();
 });
