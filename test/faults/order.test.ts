@@ -60,7 +60,7 @@ void t.test("200 keys of 50 events, while one worker is killed and one stopped",
   await until(() => receiver.requests.length > so + 1500, "requests of one worker");
   // What the stopped one had leased is taken over first, so that it is sent twice.
   await until(
-    async () => (await count(sql`select from webhookpub.queue where lost > 0`)) > 0,
+    async () => (await count(sql`select from webhookpub.deliveries where lost > 0`)) > 0,
     "leases to be taken over",
   );
   stopped.kill("SIGCONT");
