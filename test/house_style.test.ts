@@ -762,6 +762,18 @@ void t.test("no file holds a path of somebody's machine", { skip }, async (t) =>
   none(t, found, "paths");
 });
 
+void t.test("no test takes another's locks or sessions for its own", async (t) => {
+  // Tests share a PostgreSQL, and their databases have the same OIDs.
+  const folder = join(root, "test");
+  for (const path of await readdir(folder, { recursive: true })) {
+    if (!path.endsWith(".ts")) continue;
+    const text = await readFile(join(folder, path), "utf8");
+    for (const [query] of text.matchAll(/`[^`]*from pg_(?:locks|stat_activity)[^`]*`/g)) {
+      t.match(query, /\bpid\b|current_database\(\)|application_name/, path);
+    }
+  }
+});
+
 void t.test("no file of src/ imports itself, by whatever way round", async (t) => {
   const files = new Map<string, string[]>();
   for (const name of await readdir(join(root, "src"), { recursive: true })) {

@@ -112,7 +112,12 @@ void t.test("a worker delivers beside an event that takes long to fan out", asyn
   const [heavy] = await publish(sql, { userId: "many" });
   await until(
     async () =>
-      (await sql`select from pg_locks where locktype = 'advisory' and not granted`).count > 0,
+      (
+        await sql`
+          select from pg_locks as l
+          join pg_database as d on d.oid = l.database and d.datname = current_database()
+          where l.locktype = 'advisory' and not l.granted`
+      ).count > 0,
     "its fan-out to wait",
   );
   await publish(sql, { count: 3 });

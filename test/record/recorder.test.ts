@@ -113,8 +113,9 @@ void t.test("a deadlock (40P01) is tried again", async (t) => {
       async () =>
         (
           await sql`
-            select from pg_locks
-            where relation = 'webhookpub.attempts'::regclass and not granted`
+            select from pg_locks as l
+            join pg_database as d on d.oid = l.database and d.datname = current_database()
+            where l.relation = 'webhookpub.attempts'::regclass and not l.granted`
         ).count > 0,
       "the record to wait",
     );
