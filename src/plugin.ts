@@ -68,7 +68,7 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
         const stopLooking = endWithParent(logger);
         events.on("pool:release", stopLooking);
         let end: (why: string) => void = () => {};
-        const tick = watchRunner(events, (what) =>
+        const tick = watchRunner(events, resolvedPreset.worker?.pollInterval ?? 0, (what) =>
           end(`the database answers, but not graphile-worker's question for ${what}: ending`),
         );
         events.on("pool:create", ({ workerPool }) => {

@@ -59,9 +59,11 @@ export async function checkConnection(url = connectionOf(process.argv)): Promise
   });
 }
 
-function connectionOf(argv: readonly string[]): string | undefined {
+function connectionOf([, program = "", ...args]: readonly string[]): string | undefined {
+  // To another program, -c may mean anything.
+  if (!/\bgraphile-worker(?:\/dist\/cli\.js)?$/.test(program)) return process.env["DATABASE_URL"];
   const { connection } = parseArgs({
-    args: argv.slice(2),
+    args,
     options: { connection: { type: "string", short: "c" } },
     strict: false,
   }).values;

@@ -1,5 +1,5 @@
 --! Previous: sha1:51f92f704a0af96f6dbb17d7824c38c5e0fabdbc
---! Hash: sha1:26154735bf63671bb160193c332d9ef887838b14
+--! Hash: sha1:662e2f74310bdbfd37d78878795e9485060c7d92
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -2269,7 +2269,7 @@ begin
   end if;
   user_ids := webhookpub.users_of(webhook_ids);
   leased_user_ids := webhookpub.users_of(leased_webhook_ids);
-  requests := webhookpub.requests_at_birth(leased_ids);
+  requests := webhookpub.requests_at_birth(leased_ids, v_events);
 end;
 $$;
 
@@ -3015,6 +3015,8 @@ begin
         and e.id <> all (array(select k.id from unnest(v_kept) as k))
     );
   end loop;
+  -- While none of them may go, to ask at once again would be in vain.
+  more := more and (events is not null or not left_out);
 end;
 $$;
 
@@ -3081,8 +3083,8 @@ comment on function webhookpub.next_heavy () is
   'Locks and returns the next event of the heavy lane, of all users in turn; null if there is none.';
 --! EndIncluded 2_fan_out/next_heavy.sql
 --! Included 2_fan_out/oldest_events.sql
--- Finds the pending events that have waited longest, and locks them; while more wait than that,
--- of all users in turn, and the oldest only where users in turn have too few.
+-- Finds pending events, of each user the oldest first, and locks them; while more wait than that, of
+-- all users in turn, and one user's after another's only where users in turn have too few.
 --
 -- Called by  webhookpub.next_events.
 -- Locks      the events, skipping those that another fan-out has.
@@ -3209,29 +3211,35 @@ comment on function webhookpub.queue_deliveries
 -- Returns    an array of what webhookpub.lease_requests would return, or null: then it is asked.
 --
 -- Little is what leaves the server in one piece, behind the commit. What is more leaves it before, and
--- would hold the locks of the batch for as long as a worker that has frozen does not read it.
+-- would hold the locks of the batch for as long as a worker that has frozen does not read it. Whatever
+-- goes wrong here is no error of the batch: whoever asks hears of it.
 
 create or replace function webhookpub.requests_at_birth (
-  p_delivery_ids text[]
+  p_delivery_ids text[],
+  p_events webhookpub.events[]
 )
   returns json
   language plpgsql
   volatile
 as $$
 declare
+  v_most constant integer := 6000;
   v_requests json;
 begin
-  if cardinality(p_delivery_ids) <= 5 then
+  if cardinality(p_delivery_ids) <= 5
+    and (select max(octet_length(e.envelope)) from unnest(p_events) as e)
+      * cardinality(p_delivery_ids) <= v_most
+  then
     select json_agg(r) into v_requests from webhookpub.signed_requests(p_delivery_ids) as r;
   end if;
-  return case when octet_length(v_requests::text) <= 6000 then v_requests end;
-exception when data_exception or integrity_constraint_violation or external_routine_exception then
-  return null; -- One of them is at fault: whoever asks hears which.
+  return case when octet_length(v_requests::text) <= v_most then v_requests end;
+exception when others then
+  return null;
 end;
 $$;
 
-comment on function webhookpub.requests_at_birth (text[]) is
-  'What to POST for these deliveries, which are new and leased; null: it is too much to go along.';
+comment on function webhookpub.requests_at_birth (text[], webhookpub.events[]) is
+  'What to POST for these deliveries, which are new, leased, and of these events; null: it is too much to go along.';
 --! EndIncluded 2_fan_out/requests_at_birth.sql
 --! Included 2_fan_out/room_at_birth.sql
 -- Says how many deliveries of a webhook may be born leased: a few, if it is well and has nothing
@@ -3783,7 +3791,7 @@ create or replace function webhookpub.lease_requests (
     body text,
     timeout_ms integer,
     policy text,
-    ordered boolean,
+    awaited boolean,
     problem text
   )
   language plpgsql
@@ -3800,12 +3808,14 @@ as $$
 #variable_conflict use_column
 begin
   return query select * from webhookpub.signed_requests(p_delivery_ids);
-exception when data_exception or integrity_constraint_violation or external_routine_exception then
+exception when data_exception or integrity_constraint_violation or external_routine_exception
+    or external_routine_invocation_exception then
   -- One of them is the culprit; some at a time, for each takes a look of its own.
   foreach delivery_id in array p_delivery_ids[: 20] loop
     begin
       return query select * from webhookpub.signed_requests(array[delivery_id]);
-    exception when data_exception or integrity_constraint_violation or external_routine_exception then
+    exception when data_exception or integrity_constraint_violation or external_routine_exception
+        or external_routine_invocation_exception then
       problem := format('it can''t be signed: %s (%s)', sqlerrm, sqlstate);
       return next;
       problem := null;
@@ -4085,7 +4095,8 @@ comment on function webhookpub.sign_request (text, text, text, text, bigint, tex
 -- Called by  webhookpub.lease_requests, webhookpub.requests_at_birth.
 -- Returns    as many of them, in order, as have bodies of 8 MB together, and one at least.
 --
--- A webhook has one secret, or during a rotation two.
+-- Where a webhook keeps order, or has little room, others wait until an answer is recorded, on any worker:
+-- that is "awaited". A webhook has one secret, or during a rotation two.
 
 create or replace function webhookpub.signed_requests (
   p_delivery_ids text[]
@@ -4102,7 +4113,7 @@ create or replace function webhookpub.signed_requests (
     body text,
     timeout_ms integer,
     policy text,
-    ordered boolean,
+    awaited boolean,
     problem text
   )
   language plpgsql
@@ -4135,7 +4146,7 @@ begin
     h.id, h.event_id, h.event_type, w.url, w.headers, w.signature_scheme, v_seconds, g.signature,
     h.body,
     (extract(epoch from coalesce(w.request_timeout, v_settings.request_timeout)) * 1000)::integer,
-    v_policy, w.ordered,
+    v_policy, w.ordered or w.max_in_flight <= 10,
     case
       when h.body is null then 'its envelope is gone'
       when g.signature is null then 'its webhook has no secret'
@@ -4157,7 +4168,7 @@ begin
     offset 0
   ) as h
   cross join lateral (
-    select w.url, w.headers, w.signature_scheme, w.request_timeout, w.ordered
+    select w.url, w.headers, w.signature_scheme, w.request_timeout, w.ordered, w.max_in_flight
     from webhookpub.webhooks as w
     where w.id = h.webhook_id
     offset 0
@@ -4723,7 +4734,8 @@ comment on function webhookpub.judge_answers
 -- Called by  webhookpub.record_attempts.
 --
 -- "on conflict" looks into the index before each row, and confirms each by a second record of the
--- WAL. An answer that was told before is rare: only then are they inserted in that way.
+-- WAL. An answer that was told before is rare: only then are they inserted in that way. The numbers
+-- of the first try are not used then, so that attempts_total counts a batch twice.
 --
 -- What was answered may be long, and comes by itself: each step copies all that it is given.
 
@@ -8378,4 +8390,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '2ebe98366a9639d1463b412c43b126a810e5d0dd33f407da1f5ab667da9a1a92');
+  ('000002', 'bf09da836d4021ea0692135f65ed6b14caf16bc61bc6a0fc51b74a7f8ec9c762');

@@ -98,7 +98,7 @@ begin
   end if;
   user_ids := webhookpub.users_of(webhook_ids);
   leased_user_ids := webhookpub.users_of(leased_webhook_ids);
-  requests := webhookpub.requests_at_birth(leased_ids);
+  requests := webhookpub.requests_at_birth(leased_ids, v_events);
 end;
 $$;
 

@@ -69,6 +69,8 @@ begin
         and e.id <> all (array(select k.id from unnest(v_kept) as k))
     );
   end loop;
+  -- While none of them may go, to ask at once again would be in vain.
+  more := more and (events is not null or not left_out);
 end;
 $$;
 

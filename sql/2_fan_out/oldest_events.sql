@@ -1,5 +1,5 @@
--- Finds the pending events that have waited longest, and locks them; while more wait than that,
--- of all users in turn, and the oldest only where users in turn have too few.
+-- Finds pending events, of each user the oldest first, and locks them; while more wait than that, of
+-- all users in turn, and one user's after another's only where users in turn have too few.
 --
 -- Called by  webhookpub.next_events.
 -- Locks      the events, skipping those that another fan-out has.

@@ -21,7 +21,7 @@ create or replace function webhookpub.lease_requests (
     body text,
     timeout_ms integer,
     policy text,
-    ordered boolean,
+    awaited boolean,
     problem text
   )
   language plpgsql
@@ -38,12 +38,14 @@ as $$
 #variable_conflict use_column
 begin
   return query select * from webhookpub.signed_requests(p_delivery_ids);
-exception when data_exception or integrity_constraint_violation or external_routine_exception then
+exception when data_exception or integrity_constraint_violation or external_routine_exception
+    or external_routine_invocation_exception then
   -- One of them is the culprit; some at a time, for each takes a look of its own.
   foreach delivery_id in array p_delivery_ids[: 20] loop
     begin
       return query select * from webhookpub.signed_requests(array[delivery_id]);
-    exception when data_exception or integrity_constraint_violation or external_routine_exception then
+    exception when data_exception or integrity_constraint_violation or external_routine_exception
+        or external_routine_invocation_exception then
       problem := format('it can''t be signed: %s (%s)', sqlerrm, sqlstate);
       return next;
       problem := null;

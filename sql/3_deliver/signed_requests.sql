@@ -3,7 +3,8 @@
 -- Called by  webhookpub.lease_requests, webhookpub.requests_at_birth.
 -- Returns    as many of them, in order, as have bodies of 8 MB together, and one at least.
 --
--- A webhook has one secret, or during a rotation two.
+-- Where a webhook keeps order, or has little room, others wait until an answer is recorded, on any worker:
+-- that is "awaited". A webhook has one secret, or during a rotation two.
 
 create or replace function webhookpub.signed_requests (
   p_delivery_ids text[]
@@ -20,7 +21,7 @@ create or replace function webhookpub.signed_requests (
     body text,
     timeout_ms integer,
     policy text,
-    ordered boolean,
+    awaited boolean,
     problem text
   )
   language plpgsql
@@ -53,7 +54,7 @@ begin
     h.id, h.event_id, h.event_type, w.url, w.headers, w.signature_scheme, v_seconds, g.signature,
     h.body,
     (extract(epoch from coalesce(w.request_timeout, v_settings.request_timeout)) * 1000)::integer,
-    v_policy, w.ordered,
+    v_policy, w.ordered or w.max_in_flight <= 10,
     case
       when h.body is null then 'its envelope is gone'
       when g.signature is null then 'its webhook has no secret'
@@ -75,7 +76,7 @@ begin
     offset 0
   ) as h
   cross join lateral (
-    select w.url, w.headers, w.signature_scheme, w.request_timeout, w.ordered
+    select w.url, w.headers, w.signature_scheme, w.request_timeout, w.ordered, w.max_in_flight
     from webhookpub.webhooks as w
     where w.id = h.webhook_id
     offset 0

@@ -3,7 +3,8 @@
 -- Called by  webhookpub.record_attempts.
 --
 -- "on conflict" looks into the index before each row, and confirms each by a second record of the
--- WAL. An answer that was told before is rare: only then are they inserted in that way.
+-- WAL. An answer that was told before is rare: only then are they inserted in that way. The numbers
+-- of the first try are not used then, so that attempts_total counts a batch twice.
 --
 -- What was answered may be long, and comes by itself: each step copies all that it is given.
 

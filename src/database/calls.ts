@@ -32,8 +32,8 @@ export interface LeasedRequest {
   readonly timeout_ms: number;
   /** Where it may go, by the settings in force: JSON of { allowHttp, allowed }. */
   readonly policy: string;
-  /** Its webhook gets what has one ordering key one after another. */
-  readonly ordered: boolean;
+  /** Others wait until its answer is recorded: its webhook keeps order, or has little room. */
+  readonly awaited: boolean;
   /** Why it can't be sent; then the rest is null. */
   readonly problem: string | null;
 }

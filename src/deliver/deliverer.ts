@@ -306,7 +306,7 @@ export function makeDeliverer(
       // born leased.
       const urgent =
         post.lease.holds_up ||
-        post.ordered ||
+        post.awaited ||
         course.more ||
         course.again ||
         course.unrecorded.size >= CROWD ||

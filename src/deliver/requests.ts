@@ -18,8 +18,8 @@ export interface Post {
   readonly timeout_ms: number;
   /** Where it may go: JSON of { allowHttp, allowed }. */
   readonly policy: string;
-  /** Its webhook gets what has one ordering key one after another. */
-  readonly ordered: boolean;
+  /** Others wait until its answer is recorded: its webhook keeps order, or has little room. */
+  readonly awaited: boolean;
 }
 
 /**
@@ -62,7 +62,7 @@ export async function requestAll(
 
 /** The headers of the contract, around the webhook's own. */
 function postOf(lease: Lease, request: LeasedRequest): Post {
-  const { url, body, timeout_ms, policy, ordered } = request;
+  const { url, body, timeout_ms, policy, awaited } = request;
   return {
     lease,
     url,
@@ -85,6 +85,6 @@ function postOf(lease: Lease, request: LeasedRequest): Post {
     body,
     timeout_ms,
     policy,
-    ordered,
+    awaited,
   };
 }

@@ -380,6 +380,14 @@ void t.test("nobody is overlooked, whoever holds what at that moment", async (t)
       [{ event_count: number }]
     >`select event_count from webhookpub.fan_out()`;
     t.equal(row.event_count, 0);
+    await sql`select count(webhook_publish_tx(
+      'email.received', 'user_1', '{}', ordering_key => 'a')) from generate_series(1, 600)`;
+    t.match(
+      await sql`select event_count, more, look_again from webhookpub.fan_out_batch()`,
+      [{ event_count: 0, more: false, look_again: true }],
+      "nor asks at once again, however many there are",
+    );
+    await sql`delete from webhookpub.events where id <> ${a3!} and status = 'pending'`;
     await recording`commit`;
     await fanOutAll(sql);
     third = await leaseAll(sql, [id]);

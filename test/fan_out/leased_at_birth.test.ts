@@ -155,5 +155,21 @@ void t.test(
     const broken = await fanOutBatch(sql, 100);
     t.match(broken, { event_count: 1, requests: null }, "what can't be signed fails no fan-out");
     t.match(await leaseRequests(sql, broken.leased_ids ?? []), [{ problem: /can't be signed/ }]);
+
+    for (const maxInFlight of [10, 11]) {
+      await createWebhook(sql, { userId: `room ${maxInFlight}`, maxInFlight });
+      await publish(sql, { userId: `room ${maxInFlight}` });
+      const { requests } = await fanOutBatch(sql, 100);
+      t.match(requests, [{ awaited: maxInFlight === 10 }], "others wait for little room");
+    }
+    // As when an upgrade of pgcrypto went wrong.
+    await sql`
+      create or replace function webhookpub.hmac_sha256(p_message bytea, p_key bytea) returns bytea
+      language plpgsql immutable as
+      $$ begin raise exception using errcode = '39000', message = 'no hmac'; end $$`;
+    await publish(sql, { userId: "little" });
+    const unsigned = await fanOutBatch(sql, 100);
+    t.match(unsigned, { event_count: 1, requests: null }, "nor a server that can't sign");
+    t.match(await leaseRequests(sql, unsigned.leased_ids ?? []), [{ problem: /no hmac/ }]);
   },
 );

@@ -184,7 +184,7 @@ const FUNCTIONS: Record<string, readonly [roles: string, call: string]> = {
   next_heavy: [NOBODY, "webhookpub.next_heavy()"],
   heavy_waits: [NOBODY, "webhookpub.heavy_waits()"],
   queue_deliveries: [NOBODY, `webhookpub.queue_deliveries('{}', '{}', null, null, 0, ${now})`],
-  requests_at_birth: [NOBODY, "webhookpub.requests_at_birth('{}')"],
+  requests_at_birth: [NOBODY, "webhookpub.requests_at_birth('{}', '{}')"],
   leases_at_birth: [NOBODY, `webhookpub.leases_at_birth('{}', '{}', 0, ${now})`],
   filter_values: [NOBODY, "webhookpub.filter_values('{}', 'labels')"],
   due_deliveries: [

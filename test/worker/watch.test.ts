@@ -6,10 +6,10 @@ import { watchRunner } from "../../src/watch.ts";
 
 const LATER_MS = 16_000;
 
-function watched() {
+function watched(pollMs = 2000) {
   const events = new EventEmitter() as unknown as WorkerEvents;
   const hung: string[] = [];
-  const tick = watchRunner(events, (what) => hung.push(what));
+  const tick = watchRunner(events, pollMs, (what) => hung.push(what));
   const emit = (event: string, of: object = {}) => (events as EventEmitter).emit(event, of);
   return { emit, hung, tick };
 }
@@ -23,6 +23,16 @@ void t.test("a question that waits for 15 s, while others get answers", (t) => {
   t.strictSame(hung, ["jobs"]);
   tick(performance.now() + LATER_MS);
   t.strictSame(hung, ["jobs"], "it is said once");
+  t.end();
+});
+
+void t.test("a host that asks rarely is waited for as long", (t) => {
+  const { emit, hung, tick } = watched(20_000);
+  emit("localQueue:setMode", { newMode: "POLLING" });
+  for (let i = 0; i < 20; i++) tick(performance.now() + 25_000);
+  t.strictSame(hung, []);
+  tick(performance.now() + 34_000);
+  t.strictSame(hung, ["jobs"]);
   t.end();
 });
 
