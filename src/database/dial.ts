@@ -91,15 +91,6 @@ export function postgresOptions(
   };
 }
 
-/** Dials once, so that pgUrl knows where that leads; a failure is for who needs a connection. */
-export async function tryOut(text: string): Promise<void> {
-  try {
-    (await dial(targetOf(text))).socket.destroy();
-  } catch {
-    // The next one says why.
-  }
-}
-
 /**
  * The URL that leads pg, which graphile-worker and graphile-migrate use, to where dial leads: it
  * reads sslmode in its own way, tries one host only, and does not do without TLS by itself.
