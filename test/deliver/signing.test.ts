@@ -101,7 +101,11 @@ void t.test("whatever the body is, others compute the same signatures", async (t
     const secret = `whsec_${randomBytes(32).toString("base64")}`;
     const timestamp = 1_700_000_000 + i * 86_400;
     const id = `evt_${i}.x`;
-    const name = JSON.stringify(body.slice(0, 40));
+    // In ASCII: a line separator in a name ends its line for who reads the results.
+    const name = JSON.stringify(body.slice(0, 40)).replace(
+      /[^\x20-\x7e]/g,
+      (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
+    );
     t.equal(
       await signStandard(sql, id, { secret, timestamp, body }),
       new Webhook(secret).sign(id, new Date(timestamp * 1000), body),
