@@ -76,7 +76,10 @@ const COPY = "shop_copy";
 const copyOf = (url: string) => `${url}_copy`;
 const nameOf = (url: string) => new URL(url).pathname.slice(1);
 
-/** Puts what is the reader's own into a command or a block of SQL. */
+/**
+ * Puts what is the reader's own into a command or a block of SQL. Another run of this file may
+ * have the port that commands take where they are given none.
+ */
 function fill(text: string, { database, port, secret }: Scene): string {
   return text
     .replaceAll(/postgres:\/\/\w+@host:5432\/(\w+)/g, (_, name: string) =>
@@ -85,6 +88,7 @@ function fill(text: string, { database, port, secret }: Scene): string {
     .replaceAll(/\b(?<!\/)shop_copy\b/g, nameOf(copyOf(database.url)))
     .replaceAll("whsec_…", secret)
     .replaceAll(/(?<=--port |127\.0\.0\.1:)3000\b/g, String(port))
+    .replace(/(?<=^npx webhookpub listen)(?! --(?:port|help))/, " --port 0")
     .replace(/^npm install webhookpub$/, "npm install --prefer-offline ./webhookpub-*.tgz")
     .replaceAll("examples/psqlrc", "node_modules/webhookpub/examples/psqlrc");
 }

@@ -31,6 +31,22 @@ for (const command of WORKERS) {
   });
 }
 
+void t.test("npm that ends before its end is looked for leaves no process", async (t) => {
+  const late = `
+    import { endWithParent } from ${JSON.stringify(join(root, "src/orphan.ts"))};
+    const parent = process.ppid;
+    console.log("up");
+    while (process.ppid === parent) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+    endWithParent({ info: console.log });
+    setInterval(() => {}, 1000);`;
+  // What stands behind the command keeps sh from becoming it.
+  const command = ["sh", "-c", '"$0" --input-type=module -e "$1"; true', process.execPath, late];
+  const started = await projectIn(t, root).start(command, { npm_command: "exec" });
+  await started.printed("up");
+  await started.stop();
+  t.match(started.output(), "npm, which started this process, has ended: stopping");
+});
+
 void t.test("a second npm start in one folder says so, and touches nothing", async (t) => {
   const folder = await mkdtemp(join(tmpdir(), "folder-"));
   t.teardown(() => rm(folder, { recursive: true, force: true }));
