@@ -200,8 +200,11 @@ void t.test("in SQL", async (t) => {
     await open(sql, id);
     await endPause(sql, id);
     const [oldest] = await sql<[{ id: string }]>`
-      select id from webhookpub.deliveries
-      where webhook_id = ${id} and attempts = 0 order by next_attempt_at limit 1`;
+      update webhookpub.queue set due_at = due_at - interval '1 second'
+      where delivery_id = (
+        select max(delivery_id) from webhookpub.queue where webhook_id = ${id} and attempt = 0
+      )
+      returning delivery_id as id`;
     const probes = await lease(sql, id);
     t.strictSame(
       probes.map((probe) => probe.delivery_id),

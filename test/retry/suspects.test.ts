@@ -20,6 +20,8 @@ async function suspects(
     await createWebhook(sql, {
       userId: `user_${i}`,
       maxInFlight: 1000,
+      // Longer than any machine needs for a test.
+      requestTimeout: "30 s",
       ...(url === undefined ? {} : { url }),
     });
     await publish(sql, { userId: `user_${i}`, count: count / webhooks });
