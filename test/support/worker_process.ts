@@ -49,7 +49,8 @@ function spawnWorker(url: string, options: { env: Record<string, string>; args: 
   let output = "";
   child.stdout?.on("data", (chunk) => (output += String(chunk)));
   child.stderr?.on("data", (chunk) => (output += String(chunk)));
-  const exit = once(child, "exit") as Promise<[number | null, string | null]>;
+  // Not "exit": by then it need not have been heard out.
+  const close = once(child, "close") as Promise<[number | null, string | null]>;
   return {
     child,
     over: () => child.exitCode !== null || child.signalCode !== null,
@@ -57,7 +58,7 @@ function spawnWorker(url: string, options: { env: Record<string, string>; args: 
     output: () => output,
     kill: (signal: NodeJS.Signals) => void child.kill(signal),
     ended: async () => {
-      const [code, signal] = await exit;
+      const [code, signal] = await close;
       return code ?? signal ?? "";
     },
   };
