@@ -170,7 +170,8 @@ void t.test("two workers", async (t) => {
     t.ok(
       receiver.requests.every(({ headers }, i) => {
         const since = Number(headers["webhook-timestamp"]) - Number(attempts[i]?.seconds);
-        return since >= 0 && since < 3;
+        // The deadline of the request: long enough for any machine.
+        return since >= 0 && since < 15;
       }),
       "the time of the attempt, not of the event",
     );
@@ -271,10 +272,12 @@ void t.test("two workers", async (t) => {
   });
 
   await t.test("the deadline holds for the whole exchange", async (t) => {
-    const timedOut = { outcome: "timed_out", status_code: null, error: "no answer within 500 ms" };
+    const [short, long] = [500, 5000];
+    const error = `no answer within ${short} ms`;
+    const timedOut = { outcome: "timed_out", status_code: null, error };
     const ok = { outcome: "responded", status_code: 200, error: null };
     const failed = { outcome: "responded", status_code: 500, error: "HTTP 500" };
-    for (const { what, head, text, expected } of [
+    for (const { what, head, text, expected, ms = short } of [
       { what: "no answer", head: "", text: "", expected: timedOut },
       {
         what: "a header that drips",
@@ -289,8 +292,20 @@ void t.test("two workers", async (t) => {
         expected: timedOut,
       },
       // The status has come in time; what is left of the body is not waited for.
-      { what: "a body that drips", head: "HTTP/1.1 200 OK\r\n\r\n", text: "x", expected: ok },
-      { what: "an error that drips", head: "HTTP/1.1 500 No\r\n\r\n", text: "x", expected: failed },
+      {
+        what: "a body that drips",
+        head: "HTTP/1.1 200 OK\r\n\r\n",
+        text: "x",
+        expected: ok,
+        ms: long,
+      },
+      {
+        what: "an error that drips",
+        head: "HTTP/1.1 500 No\r\n\r\n",
+        text: "x",
+        expected: failed,
+        ms: long,
+      },
     ]) {
       const server = await startRawServer(t, (socket) => {
         socket.write(head);
@@ -300,14 +315,14 @@ void t.test("two workers", async (t) => {
       const { id } = await createWebhook(sql, {
         userId,
         url: `http://127.0.0.1:${server.port}/`,
-        requestTimeout: "500 ms",
+        requestTimeout: `${ms} ms`,
         retrySchedule: "{}",
       });
       await publish(sql, { userId });
       await ended(sql, id);
       const attempt = await lastAttempt(sql, id);
       t.match(attempt, { ...expected, lost: 0 }, what);
-      t.ok(attempt.duration_ms >= 490, `${attempt.duration_ms} ms`);
+      t.ok(attempt.duration_ms >= ms - 10, `${attempt.duration_ms} ms`);
       await until(() => server.open() === 0, "the worker to hang up");
       t.equal(server.connections(), 1);
     }

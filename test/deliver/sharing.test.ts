@@ -106,7 +106,11 @@ void t.test("a worker that starts late helps with what is there already", async 
   await publishAll(sql);
   await startWorkerAt(t, url, "127.0.1.1");
   await receiver.received(500);
+  // However long its start takes, there is something left for it.
+  const { reply } = receiver;
+  receiver.reply = () => ({ status: 200, delayMs: 8000 });
   await startWorkerAt(t, url, "127.0.1.2");
+  receiver.reply = reply;
   const before = receiver.requests.length;
   await allDelivered(sql);
   eachOnce(t, receiver.requests);
