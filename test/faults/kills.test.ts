@@ -57,7 +57,7 @@ void t.test("SIGKILL of one of two workers with 40 requests in flight", async (t
  */
 async function killBeforeRecord(t: Test) {
   const world = await makeWorld(t, await testDatabase(t));
-  await world.webhook("one", { requestTimeout: "1 s" });
+  await world.webhook("one", { requestTimeout: "5 s" });
   const lock = world.session();
   await lock`begin`;
   await lock`lock table webhookpub.attempts in share mode`;

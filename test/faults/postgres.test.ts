@@ -96,8 +96,8 @@ for (const [what, isDown] of [
     const worker = await startWorkerProcess(t, world.url);
     await world.publish(20);
     await world.receivers.saw(20, isOpen, "20 requests in flight");
-    const told = performance.now();
     if (isDown) await database.cluster.stop("fast");
+    const told = performance.now();
     worker.kill("SIGTERM");
     if (!isDown) {
       await until(() => worker.output().includes("SIGTERM"), "the worker to hear it");

@@ -208,7 +208,8 @@ export async function makeWorld(t: Scope, database: TestDatabase): Promise<World
             e.id, e.user_id, e.type, e.status, e.matched_webhook_ids, n.envelope, e.ordering_key,
             to_char(e.created_at, 'YYYYMMDDHH24MISSUS') as created_at
           from webhookpub.events as e
-          left join webhookpub.envelopes_by_event as n on n.event_id = e.id`,
+          left join webhookpub.envelopes_by_event as n on n.event_id = e.id
+          order by e.created_at`,
         sql<Tables["deliveries"][number][]>`
           select d.id, d.webhook_id, d.event_id, d.replay_id, d.status, d.attempts
           from webhookpub.deliveries as d`,
