@@ -4,6 +4,7 @@ import type { Cluster } from "../../src/database/embedded_postgres.ts";
 import { connect, type Sql } from "../../src/database/connect.ts";
 import { databaseOf, startTestCluster, TEMPLATE } from "./cluster.ts";
 import type { Scope } from "./scope.ts";
+import { until } from "./until.ts";
 
 /** A database of a test's own. */
 export interface TestDatabase {
@@ -22,6 +23,7 @@ export interface TestDatabase {
  */
 export async function testDatabase(t: Test): Promise<TestDatabase> {
   const database = await cloneDatabase(t, TEMPLATE);
+  await renewDays(database.sql);
   await allowReceivers(database.sql);
   return database;
 }
@@ -30,6 +32,7 @@ export async function testDatabase(t: Test): Promise<TestDatabase> {
 export async function stoppableDatabase(
   t: Scope,
 ): Promise<TestDatabase & { readonly cluster: Cluster }> {
+  await midnightIsFar();
   const cluster = await startTestCluster();
   t.teardown(() => cluster.remove());
   const database = openDatabase(t, databaseOf(cluster.url, TEMPLATE));
@@ -59,9 +62,29 @@ async function allowReceivers(sql: Sql): Promise<void> {
     update webhookpub.settings set allow_http = true, allowed_networks = '{127.0.0.0/8}'`;
 }
 
+/** A test sees one day, and not two: partitions are of days (UTC). */
+async function midnightIsFar(): Promise<void> {
+  const day = 86_400_000;
+  await until(() => Date.now() % day < day - 60_000, "midnight to be over");
+}
+
+/** As if it had been migrated today: in a run that began before midnight the template was not. */
+async function renewDays(sql: Sql): Promise<void> {
+  await sql`
+    select
+      webhookpub.create_partitions(r.name),
+      webhookpub.drop_partitions(r.name, date_trunc('day', now(), 'UTC') - interval '1 day')
+    from (values ('webhookpub.envelopes'::regclass), ('webhookpub.attempts')) as r (name)
+    where not exists (
+      select from webhookpub.partitions_of(r.name) as p
+      where p.last_day = (now() at time zone 'UTC')::date + 14
+    )`;
+}
+
 async function cloneDatabase(t: Test, template: string): Promise<TestDatabase> {
   const clusterUrl = await clusterOf(t);
   const name = `test_${randomBytes(6).toString("hex")}`;
+  await midnightIsFar();
   const admin = connect(clusterUrl, { max: 1 });
   await admin.unsafe(`create database ${name} template ${template}`);
   // Teardowns run last in, first out: the sessions end before.
