@@ -26,7 +26,7 @@ async function unchecked(sql: Sql, predicate: string, options = {}): Promise<voi
 
 async function event(sql: Sql, id: string | undefined) {
   const [found] = await sql`
-    select status, attempts, last_error, retry_at > now() as waits
+    select status, attempts, last_error, retry_at > now() as waits, retry_at is not null as paused
     from webhookpub.events where id = ${id!}`;
   return found;
 }
@@ -53,8 +53,10 @@ void t.test("a statement that times out at a filter holds up nobody else", async
   await until(async () => (await fanOut(fanner), (await pending(sql)) === 1), "the others");
   for (const id of ids) t.match(await event(sql, id), { status: "processed" });
   const failing = await event(sql, bomb);
-  t.match(failing, { status: "pending", waits: true });
+  t.match(failing, { status: "pending", paused: true });
   t.match(failing?.["last_error"], /\(57014\)$/);
+  // A slow machine does not get through the rest before the pause of its first failure is over.
+  await sql`update webhookpub.events set retry_at = now() + interval '1 hour' where id = ${bomb!}`;
   t.match(await sql`select events_pending, events_failing from webhookpub.backlog`, [
     { events_pending: "1", events_failing: "1" },
   ]);

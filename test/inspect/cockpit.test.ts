@@ -38,6 +38,8 @@ void t.test("every short name of examples/psqlrc runs, and is narrow", { skip },
   const webhook = await createWebhook(sql, {
     url: `https://receiver.example/${"x".repeat(200)}`,
     maxInFlight: 100,
+    // Longer than any machine needs until it is looked at.
+    retrySchedule: "{1 h}",
   });
   await createWebhook(sql, { filters: '{"labels": ["vip"]}' });
   await sql`select webhook_publish_tx('email.received', 'user_1', '{}', event_id => 'evt_1')`;
