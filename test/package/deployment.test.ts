@@ -163,16 +163,17 @@ for (const [name, { command, env, graceS, requestS }] of Object.entries(WORKERS)
       const port = await freePort();
       const container = name === "image" && isolated;
       const files = await readdir(project.folder);
+      const healthy = async () => {
+        const health = image.health.map((word) => word.replace(":9464", `:${port}`));
+        return (await project.run(health)).code;
+      };
+      // Before it is started: it may be ready as soon as whoever asks.
+      t.equal(await healthy(), 1, "not yet");
       const started = await launch(
         t,
         { command, env: { ...env, DATABASE_URL: url, WEBHOOKPUB_PORT: `127.0.0.1:${port}` } },
         container,
       );
-      const healthy = async () => {
-        const health = image.health.map((word) => word.replace(":9464", `:${port}`));
-        return (await project.run(health)).code;
-      };
-      t.equal(await healthy(), 1, "not yet");
       await until(
         async () => started.over() || (await healthy()) === 0,
         "the worker to be healthy",
