@@ -12,6 +12,7 @@ import { databaseOf } from "../support/cluster.ts";
 import { emptyDatabase } from "../support/database.ts";
 import { runProgram } from "../support/program.ts";
 import { createWebhook, fanOutAll, publish } from "../support/scene.ts";
+import { untilNoSessions } from "../support/waiting.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
 const webhookpub = (url: string, command: string) =>
@@ -64,6 +65,7 @@ void t.test("it leaves nothing", async (t) => {
   t.match(refused.output, /WH035: \d+ sessions of workers/);
   worker.kill("SIGTERM");
   await worker.ended();
+  await untilNoSessions(admin, "shop", "webhookpub-jobs");
 
   const { code, output } = await webhookpub(url, "uninstall");
   t.equal(code, 0, output);

@@ -7,6 +7,7 @@ import { freePort } from "../support/example_receiver.ts";
 import { createLogin } from "../support/login.ts";
 import { LET_THROUGH, NO_PGBOUNCER, startPgBouncer } from "../support/pgbouncer.ts";
 import { runProgram } from "../support/program.ts";
+import { untilNoSessions } from "../support/waiting.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
 const doctor = (url: string, flags = "") =>
@@ -26,6 +27,8 @@ void t.test(
     const { url, sql } = await testDatabase(t);
     // Its sessions call themselves what a worker's do.
     await sql.end();
+    const other = (await emptyDatabase(t)).session();
+    await untilNoSessions(other, new URL(url).pathname.slice(1), "webhookpub");
     const alone = await doctor(url);
     t.equal(alone.code, 1, alone.output);
     t.match(

@@ -18,3 +18,16 @@ export async function untilBlocked(sql: Sql, pid: number): Promise<void> {
     `backend ${pid} to wait for a lock`,
   );
 }
+
+/** Waits until a database has no sessions of this name: a backend ends a little after its client. */
+export async function untilNoSessions(sql: Sql, database: string, name: string): Promise<void> {
+  await until(
+    async () =>
+      (
+        await sql`
+          select from pg_stat_activity
+          where datname = ${database} and application_name = ${name} and pid <> pg_backend_pid()`
+      ).count === 0,
+    `sessions of ${name} to end`,
+  );
+}
