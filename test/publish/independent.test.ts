@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import t, { type Test } from "tap";
 import type { Sql } from "../../src/database/connect.ts";
 import { connect } from "../../src/database/connect.ts";
@@ -85,11 +87,16 @@ void t.test("one id at once on both paths: one envelope, and WH004 for another u
 
 void t.test(
   "the direct path takes 20,000 events in one statement, without locks for each",
+  { skip: !existsSync("/proc/self/schedstat") && "needs the processor times of Linux" },
   async (t) => {
     const { session } = await testDatabase(t);
     const publisher = session();
+    const pid = await backendOf(publisher);
+    /** Nanoseconds that its backend has been on a processor: others may want more of it than before. */
+    const used = async () =>
+      Number((await readFile(`/proc/${pid}/schedstat`, "utf8")).split(" ")[0]);
     const locksAndTime = async (from: number, to: number) => {
-      const begun = performance.now();
+      const begun = await used();
       await publisher`begin`;
       const [{ published }] = await publisher<[{ published: number }]>`
       select count(webhook_publish('email.sent', 'user_1', '{}', message_id => 'bulk_' || n))::int as published
@@ -98,7 +105,7 @@ void t.test(
       const [{ locks }] = await publisher<[{ locks: number }]>`
       select count(*)::int as locks from pg_locks where pid = pg_backend_pid()`;
       await publisher`commit`;
-      return { locks, each: (performance.now() - begun) / published };
+      return { locks, each: ((await used()) - begun) / published };
     };
     const small = await locksAndTime(1, 2000);
     const large = await locksAndTime(2001, 22_000);
