@@ -16,7 +16,8 @@ import { REQUEST_TIMEOUT, subscriptions } from "./scenario.ts";
 
 const STEADY_MESSAGES = 300;
 const BURST_MESSAGES = 4000;
-const LIMIT_MS = 50_000;
+/** Ends a hopeless wait, and measures nothing: it is longer than any machine should need. */
+const LIMIT_MS = 300_000;
 
 const screen = makeScreen();
 const stop = new AbortController();
