@@ -168,9 +168,11 @@ export function makeDeliverer(
     }
     const { leases, waits } = await lease(turns);
     leasing -= 1;
-    const own = Map.groupBy(leases, (leased) => leased.webhook_id);
+    if (draining) giveBack(leases);
+    const taken = draining ? [] : leases;
+    const own = Map.groupBy(taken, (leased) => leased.webhook_id);
     settle(turns, own, new Map(waits.map((wait) => [wait.webhook_id, wait])));
-    await request(leases);
+    await request(taken);
   };
 
   /** What was leased is under way from here on; what was not used of the room goes back. */
@@ -262,6 +264,19 @@ export function makeDeliverer(
       log.error(`leasing for ${webhookIds.length} webhooks: ${messageOf(error)}`);
       return { leases: [], waits: [] };
     }
+  };
+
+  /** What comes when it has been told to stop is for others; if this fails, it runs out. */
+  const giveBack = (leases: readonly Lease[]) => {
+    if (leases.length === 0) return;
+    leasing += 1;
+    void pool
+      .ask((sql) => releaseDeliveries(sql, leases))
+      .catch((error: unknown) => log.error(`giving leases back: ${messageOf(error)}`))
+      .finally(() => {
+        leasing -= 1;
+        schedule();
+      });
   };
 
   /** Gives a lease back; if that fails, it runs out. */
@@ -363,13 +378,8 @@ export function makeDeliverer(
       more: false,
       holds_up: false,
     }));
-    if (leases.length === 0) return;
-    if (draining) {
-      pool
-        .ask((sql) => releaseDeliveries(sql, leases))
-        .catch((error: unknown) => log.error(`giving leases back: ${messageOf(error)}`));
-      return;
-    }
+    if (draining) giveBack(leases);
+    if (draining || leases.length === 0) return;
     leases.forEach((lease, i) => {
       const course = courseOf(lease.webhook_id, batch.leased_user_ids?.[i] ?? lease.webhook_id);
       shares.take(course, 1);

@@ -20,11 +20,11 @@ async function delivered(sql: Sql, count: number): Promise<void> {
   );
 }
 
-/** How the deliveries stand: how many of each state. */
+/** How the deliveries stand, and the attempts that count: how many of each state. */
 async function states(sql: Sql) {
   return [
     ...(await sql`
-      select status, leased, attempts, count(*)::integer as n
+      select status, leased, attempts - lost as attempts, count(*)::integer as n
       from webhookpub.deliveries group by 1, 2, 3 order by 1, 2, 3`),
   ];
 }
@@ -152,6 +152,42 @@ void t.test(
     t.ok(receiver.peak() <= 20);
   },
 );
+
+void t.test("leases that come when a worker has been told to stop go back at once", async (t) => {
+  const { url, sql, session } = await testDatabase(t);
+  const receiver = await startReceiver(t);
+  await createWebhook(sql, { url: receiver.url() });
+  await publish(sql, { count: 3 });
+  await sql`select webhookpub.fan_out()`;
+  const gate = session();
+  await gate`select pg_advisory_lock(1)`;
+  const [lease] = await sql<[{ definition: string }]>`
+    select pg_get_functiondef(oid) as definition from pg_proc
+    where oid = to_regproc('webhookpub.lease_deliveries')`;
+  await sql.unsafe(
+    lease.definition.replace(/^begin$/m, "begin\n  perform pg_advisory_xact_lock_shared(1);"),
+  );
+  const worker = await startWorkerProcess(t, url);
+  await until(
+    async () =>
+      (
+        await sql`
+          select from pg_stat_activity
+          where datname = current_database() and wait_event = 'advisory'`
+      ).count > 0,
+    "it to ask for leases",
+  );
+  worker.kill("SIGTERM");
+  await until(() => worker.output().includes("worker draining"), "the worker to heed it");
+  await gate`select pg_advisory_unlock(1)`;
+  t.equal(await worker.ended(), "SIGTERM");
+
+  t.strictSame(receiver.requests, []);
+  t.strictSame(await states(sql), [{ status: "pending", leased: false, attempts: 0, n: 3 }]);
+  const [queued] = await sql`
+    select count(*)::integer as n from webhookpub.queue where due_at <= now() and lost = 1`;
+  t.strictSame(queued, { n: 3 }, "leased they were, and are due");
+});
 
 void t.test("a late answer from a worker thought dead changes nothing newer", async (t) => {
   const { url, sql } = await testDatabase(t);
