@@ -92,7 +92,7 @@ function decidingHeaders(text: string): Deciding {
     at = next;
     const name = DECIDING.exec(line)?.[1]?.toLowerCase() as keyof Deciding | undefined;
     if (name === undefined) continue;
-    const value = line.slice(line.indexOf(":") + 1).trim();
+    const value = trimmed(line.slice(line.indexOf(":") + 1));
     if (name === "content-length") {
       if (found[name] !== undefined) throw noHttp("content-length twice");
       if (!/^\d{1,15}$/.test(value)) throw noHttp("Invalid character in content-length");
@@ -108,12 +108,24 @@ function decidingHeaders(text: string): Deciding {
   return found;
 }
 
+/**
+ * Without the white space that HTTP allows around a value: JavaScript knows of more. And no regular
+ * expression, which takes the square of the blanks' number.
+ */
+function trimmed(value: string): string {
+  const isBlank = (at: number) => value[at] === " " || value[at] === "\t";
+  let [start, end] = [0, value.length];
+  while (start < end && isBlank(start)) start += 1;
+  while (start < end && isBlank(end - 1)) end -= 1;
+  return value.slice(start, end);
+}
+
 function keepAliveOf(found: Deciding, isByDefault: boolean): number {
   const says = (what: string) =>
     found.connection
       ?.toLowerCase()
       .split(",")
-      .some((token) => token.trim() === what) ?? false;
+      .some((token) => trimmed(token) === what) ?? false;
   if (says("close") || !(isByDefault || says("keep-alive"))) return 0;
   const seconds = /(?:^|[,; ])timeout=(\d{1,6})/i.exec(found["keep-alive"] ?? "")?.[1];
   if (seconds === undefined) return KEEP_ALIVE_MS;

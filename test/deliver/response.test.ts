@@ -28,10 +28,6 @@ const EXCEPTIONS: Record<string, (bytes: string, ours: Seen, node: Seen) => bool
     ours.error?.includes("Unknown transfer-encoding") === true,
   "a tab behind chunked: Node takes that for another coding": (bytes) =>
     /chunked[ \t]*\t[ \t]*\r?\n/i.test(bytes),
-  "a no-break space around a value is left out: Node takes it for a part of it": (bytes) =>
-    /^(?:content-length|transfer-encoding|connection|keep-alive|retry-after):(?:[^\r\n]*\xA0[\t ]*$|[\t ]*\xA0)/im.test(
-      bytes,
-    ),
   "empty lines before a response: Node skips them": (bytes, ours) =>
     /(?:^|\r\n\r\n)[\r\n]/.test(bytes) &&
     /Expected HTTP|Invalid status|Missing CR/.test(ours.error ?? ""),
