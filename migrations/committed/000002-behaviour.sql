@@ -1,5 +1,5 @@
 --! Previous: sha1:51f92f704a0af96f6dbb17d7824c38c5e0fabdbc
---! Hash: sha1:662e2f74310bdbfd37d78878795e9485060c7d92
+--! Hash: sha1:dd9d0463076fbebe22b8a585b3e5b3688b90ffbc
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1811,7 +1811,10 @@ begin
     v_id, webhook_publish_tx.user_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
     webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
     coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id,
-    webhook_publish_tx.ordering_key, v_envelope, v_at, v_at + s.event_retention
+    webhook_publish_tx.ordering_key, v_envelope, v_at,
+    -- In seconds, for events go by this order: a day has 23 hours in some time zone, now and then,
+    -- and the end of a month lies before its beginning plus a month.
+    v_at + make_interval(secs => extract(epoch from s.event_retention)::double precision)
   from webhookpub.settings as s
   where case
     when s.publish_enabled
@@ -1961,7 +1964,13 @@ begin
       values
         ('-infinity', u.expires_at),
         -- Published when events were kept for longer.
-        (p_now + (select s.event_retention from webhookpub.settings as s), 'infinity')
+        (
+          p_now + (
+            select make_interval(secs => extract(epoch from s.event_retention)::double precision)
+            from webhookpub.settings as s
+          ),
+          'infinity'
+        )
     ) as r (after, upto)
     cross join lateral (
       select x.user_id, x.ordering_key, x.created_at, x.retry_at, x.last_error
@@ -8390,4 +8399,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', 'bf09da836d4021ea0692135f65ed6b14caf16bc61bc6a0fc51b74a7f8ec9c762');
+  ('000002', '7f14fc3b369f024890f883d8d4293ed0c9c7e112b4cbf0aead0cfe38dea65b00');

@@ -67,7 +67,10 @@ begin
     v_id, webhook_publish_tx.user_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
     webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
     coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id,
-    webhook_publish_tx.ordering_key, v_envelope, v_at, v_at + s.event_retention
+    webhook_publish_tx.ordering_key, v_envelope, v_at,
+    -- In seconds, for events go by this order: a day has 23 hours in some time zone, now and then,
+    -- and the end of a month lies before its beginning plus a month.
+    v_at + make_interval(secs => extract(epoch from s.event_retention)::double precision)
   from webhookpub.settings as s
   where case
     when s.publish_enabled

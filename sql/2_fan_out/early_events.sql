@@ -31,7 +31,13 @@ begin
       values
         ('-infinity', u.expires_at),
         -- Published when events were kept for longer.
-        (p_now + (select s.event_retention from webhookpub.settings as s), 'infinity')
+        (
+          p_now + (
+            select make_interval(secs => extract(epoch from s.event_retention)::double precision)
+            from webhookpub.settings as s
+          ),
+          'infinity'
+        )
     ) as r (after, upto)
     cross join lateral (
       select x.user_id, x.ordering_key, x.created_at, x.retry_at, x.last_error

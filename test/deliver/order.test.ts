@@ -76,6 +76,38 @@ void t.test("one key after another, others and those without one beside it", asy
   t.strictSame(events(await leaseAll(sql, [id])), [a3]);
 });
 
+void t.test("whatever the clock and the calendar of a publisher's time zone are", async (t) => {
+  const { sql, session } = await testDatabase(t);
+  await createWebhook(sql, { ordered: true });
+  const abroad = session();
+  // Where clocks are put forward by two hours tomorrow, and back in a fortnight.
+  const [zone] = await sql<[{ name: string }]>`
+    select format(
+      'AAA0BBB-2,J%s/0,J%s/0',
+      least(365, extract(doy from now() + interval '1 day')),
+      least(365, extract(doy from now() + interval '14 days'))
+    ) as name`;
+  await abroad`select set_config('timezone', ${zone.name}, false)`;
+  const [{ hours }] = await abroad<[{ hours: number }]>`
+    select (extract(epoch from now() + interval '7 days' - now()) / 3600)::integer as hours`;
+  t.equal(hours, 7 * 24 - 2, zone.name);
+
+  for (const retention of ["7 days", "1 month"]) {
+    await sql`update webhookpub.settings set event_retention = ${retention}`;
+    const [first] = await publish(sql, { key: retention });
+    await publish(abroad, { key: retention });
+    const kept = await sql`
+      select distinct extract(epoch from expires_at - created_at)::integer / 86400 as days
+      from webhookpub.events where ordering_key = ${retention}`;
+    t.strictSame([...kept], [{ days: retention === "7 days" ? 7 : 30 }], `kept for ${retention}`);
+    await sql`select webhookpub.fan_out(1)`;
+    const gone = await sql`
+      select id from webhookpub.events where ordering_key = ${retention} and status <> 'pending'`;
+    t.strictSame([...gone], [{ id: first }], "the first goes first");
+    await fanOutAll(sql);
+  }
+});
+
 void t.test("what comes later waits behind what is there, in one batch or in many", async (t) => {
   const { sql } = await testDatabase(t);
   const { id } = await createWebhook(sql, { ordered: true });
