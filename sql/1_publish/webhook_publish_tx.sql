@@ -13,6 +13,9 @@
 -- random_event_id say stands here once more. Only if it has written nothing is it worked out
 -- why: whose the id is, if it is there, too. A look before the insert would also make
 -- serializable transactions fail that have nothing to do with one another.
+--
+-- Events are kept for seconds, for fan-outs go by when they expire: now and then a day has 23 hours
+-- in the caller's time zone, and of two days one month later may be the same.
 
 create or replace function public.webhook_publish_tx (
   event_type text,
@@ -61,15 +64,12 @@ begin
   );
 
   insert into webhookpub.events
-    (id, user_id, pending_user_id, type, agent_id, conversation_id, labels, message_id,
+    (id, user_id, pending_user_id, type, agent_id, conversation_id, message_id, labels,
      ordering_key, envelope, created_at, expires_at)
   select
     v_id, webhook_publish_tx.user_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
-    webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id,
-    webhook_publish_tx.ordering_key, v_envelope, v_at,
-    -- In seconds, for events go by this order: a day has 23 hours in some time zone, now and then,
-    -- and the end of a month lies before its beginning plus a month.
+    webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id, webhook_publish_tx.message_id,
+    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.ordering_key, v_envelope, v_at,
     v_at + make_interval(secs => extract(epoch from s.event_retention)::double precision)
   from webhookpub.settings as s
   where case

@@ -15,6 +15,11 @@ create or replace function webhookpub.early_events (
 as $$
 declare
   v_ids constant text[] := array(select e.id from unnest(p_events) as e);
+  -- As webhook_publish_tx has it.
+  v_kept constant interval := (
+    select make_interval(secs => extract(epoch from s.event_retention)::double precision)
+    from webhookpub.settings as s
+  );
 begin
   -- Users are few, and what is pending of one before the last of these events is what somebody
   -- else has just taken.
@@ -31,13 +36,7 @@ begin
       values
         ('-infinity', u.expires_at),
         -- Published when events were kept for longer.
-        (
-          p_now + (
-            select make_interval(secs => extract(epoch from s.event_retention)::double precision)
-            from webhookpub.settings as s
-          ),
-          'infinity'
-        )
+        (p_now + v_kept, 'infinity')
     ) as r (after, upto)
     cross join lateral (
       select x.user_id, x.ordering_key, x.created_at, x.retry_at, x.last_error
