@@ -24,14 +24,15 @@ export async function patiently(
   patienceMs: number,
   work: () => Promise<void>,
 ): Promise<void> {
-  const begun = performance.now();
+  let since: number | undefined;
   for (let told: number | undefined; ;) {
     try {
       return await work();
     } catch (error) {
       if (!isForLocks(error)) throw error;
       const holder = await oldestHolder(sql);
-      if (performance.now() - begun > patienceMs) throw inTheWay(holder);
+      since ??= performance.now();
+      if (performance.now() - since > patienceMs) throw inTheWay(holder);
       if (holder?.pid !== told) log(`waiting for a lock: ${said(holder)}`);
       told = holder?.pid;
       await sleep(PAUSE_MS);
