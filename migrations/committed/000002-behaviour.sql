@@ -1,5 +1,5 @@
 --! Previous: sha1:51f92f704a0af96f6dbb17d7824c38c5e0fabdbc
---! Hash: sha1:dd9d0463076fbebe22b8a585b3e5b3688b90ffbc
+--! Hash: sha1:9af27f5dcfbfc055fc17d01c43ef3c66c379ca70
 --! Message: behaviour
 
 -- The behaviour: every file of sql/, in the order in which they lean on one another.
@@ -1757,6 +1757,9 @@ comment on function public.webhook_publish_best_effort_tx
 -- random_event_id say stands here once more. Only if it has written nothing is it worked out
 -- why: whose the id is, if it is there, too. A look before the insert would also make
 -- serializable transactions fail that have nothing to do with one another.
+--
+-- Events are kept for seconds, for fan-outs go by when they expire: now and then a day has 23 hours
+-- in the caller's time zone, and of two days one month later may be the same.
 
 create or replace function public.webhook_publish_tx (
   event_type text,
@@ -1805,15 +1808,12 @@ begin
   );
 
   insert into webhookpub.events
-    (id, user_id, pending_user_id, type, agent_id, conversation_id, labels, message_id,
+    (id, user_id, pending_user_id, type, agent_id, conversation_id, message_id, labels,
      ordering_key, envelope, created_at, expires_at)
   select
     v_id, webhook_publish_tx.user_id, webhook_publish_tx.user_id, webhook_publish_tx.event_type,
-    webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id,
-    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.message_id,
-    webhook_publish_tx.ordering_key, v_envelope, v_at,
-    -- In seconds, for events go by this order: a day has 23 hours in some time zone, now and then,
-    -- and the end of a month lies before its beginning plus a month.
+    webhook_publish_tx.agent_id, webhook_publish_tx.conversation_id, webhook_publish_tx.message_id,
+    coalesce(webhook_publish_tx.labels, '{}'), webhook_publish_tx.ordering_key, v_envelope, v_at,
     v_at + make_interval(secs => extract(epoch from s.event_retention)::double precision)
   from webhookpub.settings as s
   where case
@@ -1948,6 +1948,11 @@ create or replace function webhookpub.early_events (
 as $$
 declare
   v_ids constant text[] := array(select e.id from unnest(p_events) as e);
+  -- As webhook_publish_tx has it.
+  v_kept constant interval := (
+    select make_interval(secs => extract(epoch from s.event_retention)::double precision)
+    from webhookpub.settings as s
+  );
 begin
   -- Users are few, and what is pending of one before the last of these events is what somebody
   -- else has just taken.
@@ -1964,13 +1969,7 @@ begin
       values
         ('-infinity', u.expires_at),
         -- Published when events were kept for longer.
-        (
-          p_now + (
-            select make_interval(secs => extract(epoch from s.event_retention)::double precision)
-            from webhookpub.settings as s
-          ),
-          'infinity'
-        )
+        (p_now + v_kept, 'infinity')
     ) as r (after, upto)
     cross join lateral (
       select x.user_id, x.ordering_key, x.created_at, x.retry_at, x.last_error
@@ -8399,4 +8398,4 @@ select webhookpub.settle_privileges(p_quietly => true);
 select webhookpub.install_roles();
 
 insert into webhookpub.migrations (name, hash) values
-  ('000002', '7f14fc3b369f024890f883d8d4293ed0c9c7e112b4cbf0aead0cfe38dea65b00');
+  ('000002', 'aeb900c76c93d3a44263f68ac5f9247617e84cb2f258a3f3d607d23974de9905');
