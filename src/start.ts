@@ -1,11 +1,12 @@
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { run } from "graphile-worker";
 import { processSettings } from "./config.ts";
 import { type Cluster, startPostgres } from "./database/embedded_postgres.ts";
 import { takeFolder } from "./database/calls.ts";
 import { connect, type Sql } from "./database/connect.ts";
 import { targetOf } from "./database/dial.ts";
-import { messageOf, WebhookpubError } from "./errors.ts";
+import { codeOf, messageOf, WebhookpubError } from "./errors.ts";
 import { makeLogger } from "./log.ts";
 import "./memory.ts";
 import { migrate } from "./migrate.ts";
@@ -15,6 +16,12 @@ const { WEBHOOKPUB_LOG: format } = processSettings();
 const logger = makeLogger(format);
 /** What this command says itself: plain for people. */
 const say = (line: string) => (format === "json" ? logger.info(line) : console.log(line));
+
+/** PostgreSQL starts or stops. */
+const CANNOT_CONNECT_NOW = "57P03";
+/** As long as pg_ctl waits for it. */
+const STOPPING_MS = 120_000;
+const LOOK_MS = 200;
 
 /** A database to work on, until it is let go. */
 interface Place {
@@ -72,19 +79,28 @@ async function work(url: string, stopped: Promise<string>): Promise<number> {
 
 /** The PostgreSQL of this folder, which only one process uses and stops. */
 async function embedded(): Promise<Place> {
-  const folder = join(process.cwd(), ".webhookpub");
-  const cluster = await startPostgres({ directory: join(folder, "data") });
-  const sql = connect(cluster.url, { max: 1, max_lifetime: null });
-  const holder = await takeFolder(sql, process.pid);
-  if (holder !== undefined) {
-    await sql.end();
-    throw new WebhookpubError(
-      "WH030",
-      `webhookpub runs in this folder already, as process ${holder}`,
-      `Look with psql "${cluster.url}", stop that one first, or set DATABASE_URL.`,
-    );
+  const directory = join(process.cwd(), ".webhookpub", "data");
+  const begun = performance.now();
+  for (let told = false; ; told = true) {
+    const cluster = await startPostgres({ directory });
+    const sql = connect(cluster.url, { max: 1, max_lifetime: null });
+    try {
+      const holder = await takeFolder(sql, process.pid);
+      if (holder === undefined) return { url: cluster.url, release: () => letGo(sql, cluster) };
+      throw new WebhookpubError(
+        "WH030",
+        `webhookpub runs in this folder already, as process ${holder}`,
+        `Look with psql "${cluster.url}", stop that one first, or set DATABASE_URL.`,
+      );
+    } catch (error) {
+      await sql.end();
+      // Whoever ran here was stopped a moment ago: its server ends, and is started again.
+      if (codeOf(error) !== CANNOT_CONNECT_NOW || performance.now() - begun > STOPPING_MS)
+        throw error;
+      if (!told) say(`${messageOf(error)}: waiting for that`);
+      await sleep(LOOK_MS);
+    }
   }
-  return { url: cluster.url, release: () => letGo(sql, cluster) };
 }
 
 async function letGo(sql: Sql, cluster: Cluster): Promise<void> {

@@ -1,5 +1,5 @@
 // What a supervisor does to npm, and to what npm started.
-import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { chmod, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -72,3 +72,26 @@ void t.test("a second npm start in one folder says so, and touches nothing", asy
   await third.printed("looking for jobs");
   await third.stop();
 });
+
+void t.test(
+  "npm start waits for the PostgreSQL of one that is stopped at that moment",
+  async (t) => {
+    const folder = await mkdtemp(join(tmpdir(), "folder-"));
+    t.teardown(() => rm(folder, { recursive: true, force: true }));
+    await chmod(folder, 0o755);
+    const place = projectIn(t, folder);
+    const start = [process.execPath, join(root, "src/cli/webhookpub.ts"), "start"];
+    const first = await place.start(start, {});
+    await first.printed("looking for jobs");
+    const [pid] = (await readFile(join(folder, ".webhookpub/data/postmaster.pid"), "utf8")).split(
+      "\n",
+    );
+    // It waits for its sessions, and takes no more.
+    process.kill(Number(pid), "SIGTERM");
+    const second = await place.start(start, {});
+    await second.printed("the database system is shutting down: waiting for that");
+    await first.stop();
+    await second.printed("looking for jobs");
+    await second.stop();
+  },
+);
