@@ -4,8 +4,12 @@ import { chown, cp, mkdir, mkdtemp, rename, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { codeOf, EnvironmentError } from "../errors.ts";
 import { embeddedVersion } from "../version.ts";
+
+/** As long as pg_ctl waits for a start. */
+const STOP_MS = 120_000;
 
 /** A PostgreSQL server that this process started. */
 export interface Cluster {
@@ -58,7 +62,7 @@ export async function startPostgres(options: Options): Promise<Cluster> {
     Object.assign(user, { uid: owner.uid, gid: owner.gid });
   }
 
-  const port = runningPort(directory) ?? (await freePort());
+  const port = serverIn(directory)?.port ?? (await freePort());
   const control = (...args: string[]) =>
     run(join(binaries, "pg_ctl"), ["-D", directory, "-w", "-t", "120", "-s", ...args], user);
   const settings = [
@@ -72,11 +76,20 @@ export async function startPostgres(options: Options): Promise<Cluster> {
   const cluster: Cluster = {
     url: `postgres://postgres@127.0.0.1:${port}/postgres`,
     directory,
-    stop: (mode = "fast") => control("stop", "-m", mode),
+    async stop(mode = "fast") {
+      const stopped = serverIn(directory);
+      await control("stop", "-W", "-m", mode);
+      // pg_ctl would wait for the next one, too, which somebody may start at once.
+      const begun = performance.now();
+      while (stopped && serverIn(directory)?.pid === stopped.pid) {
+        if (performance.now() - begun > STOP_MS) throw new Error("PostgreSQL does not stop");
+        await sleep(50);
+      }
+    },
     start: () =>
       control("-l", log, "-o", settings.map((setting) => `-c ${setting}`).join(" "), "start"),
   };
-  if (runningPort(directory) === undefined) await cluster.start();
+  if (!serverIn(directory)) await cluster.start();
   return cluster;
 }
 
@@ -96,12 +109,12 @@ export async function startTemporaryPostgres(
   };
 }
 
-/** The port of a server that is running in this directory already. */
-function runningPort(directory: string): number | undefined {
+/** The server that is running in this directory already. */
+function serverIn(directory: string): { pid: number; port: number } | undefined {
   try {
     const [pid, , , port] = readFileSync(join(directory, "postmaster.pid"), "utf8").split("\n");
     process.kill(Number(pid), 0);
-    return Number(port);
+    return { pid: Number(pid), port: Number(port) };
   } catch {
     return undefined;
   }
