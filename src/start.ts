@@ -17,8 +17,8 @@ const logger = makeLogger(format);
 /** What this command says itself: plain for people. */
 const say = (line: string) => (format === "json" ? logger.info(line) : console.log(line));
 
-/** PostgreSQL starts or stops. */
-const CANNOT_CONNECT_NOW = "57P03";
+/** PostgreSQL starts or stops; at its very end it is not even heard. */
+const NOT_NOW = ["57P03", "ECONNREFUSED"];
 /** As long as pg_ctl waits for it. */
 const STOPPING_MS = 120_000;
 const LOOK_MS = 200;
@@ -95,8 +95,7 @@ async function embedded(): Promise<Place> {
     } catch (error) {
       await sql.end();
       // Whoever ran here was stopped a moment ago: its server ends, and is started again.
-      if (codeOf(error) !== CANNOT_CONNECT_NOW || performance.now() - begun > STOPPING_MS)
-        throw error;
+      if (!NOT_NOW.includes(codeOf(error)) || performance.now() - begun > STOPPING_MS) throw error;
       if (!told) say(`${messageOf(error)}: waiting for that`);
       await sleep(LOOK_MS);
     }

@@ -31,6 +31,8 @@ interface Started {
   output(): string;
   /** Waits until it has printed this. */
   printed(text: string): Promise<void>;
+  /** Sends a signal to what was started, alone. */
+  kill(signal: NodeJS.Signals): void;
   /** Sends SIGTERM to npm or npx alone, as a supervisor does, and waits until everything below it is gone. */
   stop(): Promise<void>;
 }
@@ -140,6 +142,7 @@ export function projectIn(t: Test, folder: string): Project {
       });
       return {
         output,
+        kill: (signal) => void child.kill(signal),
         printed: (text) =>
           until(() => {
             if (over && !output().includes(text)) throw new Error(`it ended:\n${output()}`);

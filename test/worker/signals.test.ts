@@ -82,14 +82,17 @@ void t.test(
     const place = projectIn(t, folder);
     const start = [process.execPath, join(root, "src/cli/webhookpub.ts"), "start"];
     const first = await place.start(start, {});
-    await first.printed("looking for jobs");
+    await first.printed("worker running");
     const [pid] = (await readFile(join(folder, ".webhookpub/data/postmaster.pid"), "utf8")).split(
       "\n",
     );
-    // It waits for its sessions, and takes no more.
+    // It waits for its sessions, and takes no more; the worker would hear of that, and stop it.
+    first.kill("SIGSTOP");
+    t.teardown(() => first.kill("SIGCONT"));
     process.kill(Number(pid), "SIGTERM");
     const second = await place.start(start, {});
     await second.printed("the database system is shutting down: waiting for that");
+    first.kill("SIGCONT");
     await first.stop();
     await second.printed("looking for jobs");
     await second.stop();
