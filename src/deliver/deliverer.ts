@@ -168,11 +168,10 @@ export function makeDeliverer(
     }
     const { leases, waits } = await lease(turns);
     leasing -= 1;
-    if (draining) giveBack(leases);
-    const taken = draining ? [] : leases;
-    const own = Map.groupBy(taken, (leased) => leased.webhook_id);
+    const kept = keep(leases);
+    const own = Map.groupBy(kept, (leased) => leased.webhook_id);
     settle(turns, own, new Map(waits.map((wait) => [wait.webhook_id, wait])));
-    await request(taken);
+    await request(kept);
   };
 
   /** What was leased is under way from here on; what was not used of the room goes back. */
@@ -266,10 +265,11 @@ export function makeDeliverer(
     }
   };
 
-  /** What comes when it has been told to stop is for others; if this fails, it runs out. */
-  const giveBack = (leases: readonly Lease[]) => {
-    if (leases.length === 0) return;
+  /** What of this it sends: none when it has been told to stop, for then they go back. */
+  const keep = (leases: readonly Lease[]): readonly Lease[] => {
+    if (!draining || leases.length === 0) return leases;
     leasing += 1;
+    // If that fails, they run out.
     void pool
       .ask((sql) => releaseDeliveries(sql, leases))
       .catch((error: unknown) => log.error(`giving leases back: ${messageOf(error)}`))
@@ -277,6 +277,7 @@ export function makeDeliverer(
         leasing -= 1;
         schedule();
       });
+    return [];
   };
 
   /** Gives a lease back; if that fails, it runs out. */
@@ -370,7 +371,7 @@ export function makeDeliverer(
 
   /** Sends what a fan-out has leased. */
   const takeLeased = (batch: Batch) => {
-    const leases = (batch.leased_ids ?? []).map((deliveryId, i) => ({
+    const leased = (batch.leased_ids ?? []).map((deliveryId, i) => ({
       webhook_id: batch.leased_webhook_ids?.[i] ?? "",
       delivery_id: deliveryId,
       attempt: 1,
@@ -378,8 +379,8 @@ export function makeDeliverer(
       more: false,
       holds_up: false,
     }));
-    if (draining) giveBack(leases);
-    if (draining || leases.length === 0) return;
+    const leases = keep(leased);
+    if (leases.length === 0) return;
     leases.forEach((lease, i) => {
       const course = courseOf(lease.webhook_id, batch.leased_user_ids?.[i] ?? lease.webhook_id);
       shares.take(course, 1);
