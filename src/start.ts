@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { run } from "graphile-worker";
 import { processSettings } from "./config.ts";
-import { type Cluster, startPostgres } from "./database/embedded_postgres.ts";
+import { type Cluster, startPostgres, STOP_MS } from "./database/embedded_postgres.ts";
 import { takeFolder } from "./database/calls.ts";
 import { connect, type Sql } from "./database/connect.ts";
 import { targetOf } from "./database/dial.ts";
@@ -19,8 +19,6 @@ const say = (line: string) => (format === "json" ? logger.info(line) : console.l
 
 /** PostgreSQL starts or stops; at its very end it is not even heard. */
 const NOT_NOW = ["57P03", "ECONNREFUSED"];
-/** As long as pg_ctl waits for it. */
-const STOPPING_MS = 120_000;
 const LOOK_MS = 200;
 
 /** A database to work on, until it is let go. */
@@ -79,23 +77,32 @@ async function work(url: string, stopped: Promise<string>): Promise<number> {
 
 /** The PostgreSQL of this folder, which only one process uses and stops. */
 async function embedded(): Promise<Place> {
+  const { cluster, sql, holder } = await reachEmbedded();
+  if (holder !== undefined) {
+    await sql.end();
+    throw new WebhookpubError(
+      "WH030",
+      `webhookpub runs in this folder already, as process ${holder}`,
+      `Look with psql "${cluster.url}", stop that one first, or set DATABASE_URL.`,
+    );
+  }
+  return { url: cluster.url, release: () => letGo(sql, cluster) };
+}
+
+/** That PostgreSQL, a session there, and the process that uses it already. */
+async function reachEmbedded() {
   const directory = join(process.cwd(), ".webhookpub", "data");
   const begun = performance.now();
   for (let told = false; ; told = true) {
     const cluster = await startPostgres({ directory });
     const sql = connect(cluster.url, { max: 1, max_lifetime: null });
     try {
-      const holder = await takeFolder(sql, process.pid);
-      if (holder === undefined) return { url: cluster.url, release: () => letGo(sql, cluster) };
-      throw new WebhookpubError(
-        "WH030",
-        `webhookpub runs in this folder already, as process ${holder}`,
-        `Look with psql "${cluster.url}", stop that one first, or set DATABASE_URL.`,
-      );
+      return { cluster, sql, holder: await takeFolder(sql, process.pid) };
     } catch (error) {
       await sql.end();
       // Whoever ran here was stopped a moment ago: its server ends, and is started again.
-      if (!NOT_NOW.includes(codeOf(error)) || performance.now() - begun > STOPPING_MS) throw error;
+      const isOver = performance.now() - begun > STOP_MS;
+      if (isOver || !NOT_NOW.includes(codeOf(error))) throw error;
       if (!told) say(`${messageOf(error)}: waiting for that`);
       await sleep(LOOK_MS);
     }

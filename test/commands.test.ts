@@ -6,7 +6,7 @@ import t, { type Test } from "tap";
 import { root } from "../src/config.ts";
 import { emptyDatabase, type TestDatabase, testDatabase } from "./support/database.ts";
 import { NO_DUMP } from "./support/dump.ts";
-import { freePort } from "./support/example_receiver.ts";
+import { freePort } from "../src/free_port.ts";
 import { type Block, blocks, type Page, readPage, readPages } from "./support/markdown.ts";
 import { installProject, type Project, projectIn } from "./support/project.ts";
 import { findPsql } from "./support/psql.ts";

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { connect, type Sql } from "../../src/database/connect.ts";
 import { root } from "../../src/config.ts";
 import { databaseOf, TEMPLATE } from "../../test/support/cluster.ts";
-import { freePort } from "../../test/support/example_receiver.ts";
+import { freePort } from "../../src/free_port.ts";
 import { NO_PGBOUNCER, startPgBouncer } from "../../test/support/pgbouncer.ts";
 import type { Scope } from "../../test/support/scope.ts";
 import { until } from "../../test/support/until.ts";

@@ -1,15 +1,15 @@
 import { type SpawnOptions, spawn } from "node:child_process";
 import { closeSync, existsSync, openSync, readFileSync, statSync } from "node:fs";
 import { chown, cp, mkdir, mkdtemp, rename, rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { codeOf, EnvironmentError } from "../errors.ts";
+import { freePort } from "../free_port.ts";
 import { embeddedVersion } from "../version.ts";
 
-/** As long as pg_ctl waits for a start. */
-const STOP_MS = 120_000;
+/** What its start or its stop may take. */
+export const STOP_MS = 120_000;
 
 /** A PostgreSQL server that this process started. */
 export interface Cluster {
@@ -64,7 +64,7 @@ export async function startPostgres(options: Options): Promise<Cluster> {
 
   const port = serverIn(directory)?.port ?? (await freePort());
   const control = (...args: string[]) =>
-    run(join(binaries, "pg_ctl"), ["-D", directory, "-w", "-t", "120", "-s", ...args], user);
+    run(join(binaries, "pg_ctl"), ["-D", directory, "-s", ...args], user);
   const settings = [
     `port=${port}`,
     "listen_addresses=127.0.0.1",
@@ -86,8 +86,10 @@ export async function startPostgres(options: Options): Promise<Cluster> {
         await sleep(50);
       }
     },
-    start: () =>
-      control("-l", log, "-o", settings.map((setting) => `-c ${setting}`).join(" "), "start"),
+    async start() {
+      const given = settings.map((setting) => `-c ${setting}`).join(" ");
+      await control("start", "-w", "-t", String(STOP_MS / 1000), "-l", log, "-o", given);
+    },
   };
   if (!serverIn(directory)) await cluster.start();
   return cluster;
@@ -166,15 +168,6 @@ function isReachable(path: string): boolean {
     if ((statSync(here).mode & 0o001) === 0) return false;
   }
   return true;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === "string") throw new Error("no free port");
-  return address.port;
 }
 
 /** Runs a command to its end; a failure carries what it printed. */

@@ -3,7 +3,7 @@ import t, { type Test } from "tap";
 import { examine } from "../../src/doctor.ts";
 import type { Sql } from "../../src/database/connect.ts";
 import { emptyDatabase, testDatabase } from "../support/database.ts";
-import { freePort } from "../support/example_receiver.ts";
+import { freePort } from "../../src/free_port.ts";
 import { createLogin } from "../support/login.ts";
 import { LET_THROUGH, NO_PGBOUNCER, startPgBouncer } from "../support/pgbouncer.ts";
 import { runProgram } from "../support/program.ts";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import t from "tap";
 import { z } from "zod";
 import { testDatabase } from "../support/database.ts";
-import { freePort } from "../support/example_receiver.ts";
+import { freePort } from "../../src/free_port.ts";
 import { EXPORTERS } from "../support/exporters.ts";
 import { skipWithout } from "../support/installed.ts";
 import { createLogin } from "../support/login.ts";

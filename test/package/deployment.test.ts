@@ -16,7 +16,7 @@ import {
   readProcfile,
   readUnit,
 } from "../support/deployment.ts";
-import { freePort } from "../support/example_receiver.ts";
+import { freePort } from "../../src/free_port.ts";
 import { skipWithout } from "../support/installed.ts";
 import { createLogin } from "../support/login.ts";
 import { installProject } from "../support/project.ts";

@@ -6,7 +6,7 @@ import { committedTexts } from "../../src/committed.ts";
 import { root } from "../../src/config.ts";
 import { version } from "../../src/version.ts";
 import { emptyDatabase } from "../support/database.ts";
-import { freePort } from "../support/example_receiver.ts";
+import { freePort } from "../../src/free_port.ts";
 import { localLinks, readPages } from "../support/markdown.ts";
 import { installNode, installProject, npm } from "../support/project.ts";
 import { startReceiver } from "../support/receiver.ts";

@@ -11,7 +11,7 @@ import { isAccepted, type Request } from "../faults/receiver_process.ts";
 import { conserved, makeWorld } from "../faults/world.ts";
 import { contents } from "../support/contents.ts";
 import { emptyDatabase } from "../support/database.ts";
-import { freePort } from "../support/example_receiver.ts";
+import { freePort } from "../../src/free_port.ts";
 import { installPacked, type Project } from "../support/project.ts";
 import { copyRepository } from "../support/repository.ts";
 import { until } from "../support/until.ts";

@@ -1,11 +1,7 @@
 import { spawn } from "node:child_process";
-import { randomInt } from "node:crypto";
-import { once } from "node:events";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import type { Test } from "tap";
 import { root } from "../../src/config.ts";
-import { codeOf } from "../../src/errors.ts";
 import { until } from "./until.ts";
 
 /** examples/receiver.ts, in a process of its own. */
@@ -38,24 +34,4 @@ export async function startExampleReceiver(
     return output.includes(`listening on ${url}\n`);
   }, "the receiver to listen");
   return { url, handled: () => output.split("\n").slice(1, -1) };
-}
-
-/**
- * A port of 127.0.0.1 that is free at this moment, and below those that systems give to whoever
- * asks for any: so it is still free when a program that was told of it has started.
- */
-export async function freePort(): Promise<number> {
-  for (;;) {
-    const port = randomInt(10_000, 30_000);
-    const server = createServer().listen(port, "127.0.0.1");
-    try {
-      await once(server, "listening");
-    } catch (error) {
-      if (codeOf(error) === "EADDRINUSE") continue;
-      throw error;
-    }
-    server.close();
-    await once(server, "close");
-    return port;
-  }
 }

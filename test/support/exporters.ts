@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import type { Test } from "tap";
 import { startDaemon } from "./daemon.ts";
-import { freePort } from "./example_receiver.ts";
+import { freePort } from "../../src/free_port.ts";
 import { MONITORING } from "./prometheus.ts";
 
 /** Starts an exporter for a database, as a role that may only read; its address. */

@@ -5,7 +5,7 @@ import { connect as connectSocket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { root } from "../../src/config.ts";
-import { freePort } from "./example_receiver.ts";
+import { freePort } from "../../src/free_port.ts";
 import type { Scope } from "./scope.ts";
 import { until } from "./until.ts";
 

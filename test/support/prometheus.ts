@@ -6,7 +6,7 @@ import { parse, stringify } from "yaml";
 import { z } from "zod";
 import { root } from "../../src/config.ts";
 import { startDaemon } from "./daemon.ts";
-import { freePort } from "./example_receiver.ts";
+import { freePort } from "../../src/free_port.ts";
 
 /** Where the configuration for monitoring is. */
 export const MONITORING = join(root, "examples/monitoring");

@@ -8,7 +8,7 @@ import { serveHealth } from "../../src/health.ts";
 import { version } from "../../src/version.ts";
 import { makeVitals } from "../../src/vitals.ts";
 import { stoppableDatabase, testDatabase } from "../support/database.ts";
-import { freePort } from "../support/example_receiver.ts";
+import { freePort } from "../../src/free_port.ts";
 import { skipWithout } from "../support/installed.ts";
 import { createLogin } from "../support/login.ts";
 import { readPage } from "../support/markdown.ts";
