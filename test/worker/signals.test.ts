@@ -2,10 +2,10 @@
 import { chmod, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import t from "tap";
+import t, { type Test } from "tap";
 import { root } from "../../src/config.ts";
 import { testDatabase } from "../support/database.ts";
-import { projectIn } from "../support/project.ts";
+import { type Project, projectIn } from "../support/project.ts";
 import { until } from "../support/until.ts";
 
 const WORKERS = [
@@ -47,18 +47,23 @@ void t.test("npm that ends before its end is looked for leaves no process", asyn
   t.match(started.output(), "npm, which started this process, has ended: stopping");
 });
 
-void t.test("a second npm start in one folder says so, and touches nothing", async (t) => {
+/** What npm start runs, for another folder. */
+const START = [process.execPath, join(root, "src/cli/webhookpub.ts"), "start"];
+
+/** An empty folder. */
+async function newPlace(t: Test): Promise<Project> {
   const folder = await mkdtemp(join(tmpdir(), "folder-"));
   t.teardown(() => rm(folder, { recursive: true, force: true }));
   // Where root runs this, PostgreSQL is another user.
   await chmod(folder, 0o755);
-  const place = projectIn(t, folder);
-  // As the script has it, in another folder.
-  const start = [process.execPath, join(root, "src/cli/webhookpub.ts"), "start"];
+  return projectIn(t, folder);
+}
 
-  const first = await place.start(start, {});
+void t.test("a second npm start in one folder says so, and touches nothing", async (t) => {
+  const place = await newPlace(t);
+  const first = await place.start(START, {});
   await first.printed("looking for jobs");
-  const second = await place.run(start);
+  const second = await place.run(START);
   t.equal(second.code, 1);
   t.match(
     second.output,
@@ -68,7 +73,7 @@ void t.test("a second npm start in one folder says so, and touches nothing", asy
   t.notMatch(first.output(), /lost|terminat|stopp|error/i, "the first goes on");
   await first.stop();
 
-  const third = await place.start(start, {});
+  const third = await place.start(START, {});
   await third.printed("looking for jobs");
   await third.stop();
 });
@@ -76,21 +81,17 @@ void t.test("a second npm start in one folder says so, and touches nothing", asy
 void t.test(
   "npm start waits for the PostgreSQL of one that is stopped at that moment",
   async (t) => {
-    const folder = await mkdtemp(join(tmpdir(), "folder-"));
-    t.teardown(() => rm(folder, { recursive: true, force: true }));
-    await chmod(folder, 0o755);
-    const place = projectIn(t, folder);
-    const start = [process.execPath, join(root, "src/cli/webhookpub.ts"), "start"];
-    const first = await place.start(start, {});
+    const place = await newPlace(t);
+    const first = await place.start(START, {});
     await first.printed("worker running");
-    const [pid] = (await readFile(join(folder, ".webhookpub/data/postmaster.pid"), "utf8")).split(
-      "\n",
-    );
+    const [pid] = (
+      await readFile(join(place.folder, ".webhookpub/data/postmaster.pid"), "utf8")
+    ).split("\n");
     // It waits for its sessions, and takes no more; the worker would hear of that, and stop it.
     first.kill("SIGSTOP");
     t.teardown(() => first.kill("SIGCONT"));
     process.kill(Number(pid), "SIGTERM");
-    const second = await place.start(start, {});
+    const second = await place.start(START, {});
     await second.printed("the database system is shutting down: waiting for that");
     first.kill("SIGCONT");
     await first.stop();
