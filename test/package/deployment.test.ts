@@ -1,11 +1,11 @@
 // examples/deployment: what a supervisor reads there, held against what workers promise, and
 // the command lines of each file, run in a project that has the package.
-import { spawn, spawnSync } from "node:child_process";
-import { once } from "node:events";
+import { spawnSync } from "node:child_process";
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { version } from "../../src/version.ts";
+import { startChild } from "../support/child.ts";
 import { emptyDatabase, type TestDatabase } from "../support/database.ts";
 import {
   assignments,
@@ -123,33 +123,20 @@ function onThisMachine(command: readonly string[]): string[] {
 const isolated = spawnSync("unshare", ["--pid", "--fork", "true"]).status === 0;
 
 /** Starts a command as a supervisor does; it goes with the test. */
-async function launch(t: Test, { command, env }: Launch, container: boolean) {
-  const variables = Object.entries({ PATH: process.env["PATH"] ?? "", ...env });
-  const child = spawn(
-    "env",
+function launch(t: Test, { command, env }: Launch, container: boolean) {
+  const child = startChild(
+    t,
     [
-      "-i",
-      ...variables.map(([name, value]) => `${name}=${value}`),
       ...(container ? ["unshare", "--pid", "--fork", "--kill-child"] : []),
       ...onThisMachine(command),
     ],
-    { cwd: project.folder, stdio: ["ignore", "pipe", "pipe"] },
+    { cwd: project.folder, env },
   );
-  let output = "";
-  child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
-  child.stderr.on("data", (chunk: Buffer) => (output += chunk.toString()));
-  let over = false;
-  // The streams close when all that it has started is gone.
-  const gone = (once(child, "close") as Promise<[number | null]>).finally(() => (over = true));
-  t.teardown(async () => {
-    if (!over) child.kill("SIGKILL");
-    await gone;
-  });
   const pid = async () => {
-    if (!container) return child.pid ?? 0;
+    if (!container) return child.pid;
     return Number(await readFile(`/proc/${child.pid}/task/${child.pid}/children`, "utf8"));
   };
-  return { gone, pid, output: () => output, over: () => over };
+  return { ...child, pid };
 }
 
 for (const [name, { command, env, graceS, requestS }] of Object.entries(WORKERS)) {
@@ -169,7 +156,7 @@ for (const [name, { command, env, graceS, requestS }] of Object.entries(WORKERS)
       };
       // Before it is started: it may be ready as soon as whoever asks.
       t.equal(await healthy(), 1, "not yet");
-      const started = await launch(
+      const started = launch(
         t,
         { command, env: { ...env, DATABASE_URL: url, WEBHOOKPUB_PORT: `127.0.0.1:${port}` } },
         container,
@@ -188,7 +175,7 @@ for (const [name, { command, env, graceS, requestS }] of Object.entries(WORKERS)
 
       const begun = performance.now();
       process.kill(await started.pid(), "SIGTERM");
-      const [code] = await started.gone;
+      const code = await started.ended();
       const seconds = (performance.now() - begun) / 1000;
       t.equal(code, 0, started.output());
       t.ok(seconds < graceS, `${seconds.toFixed(1)} s of ${graceS} s`);

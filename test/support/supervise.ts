@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import type { RunningProcess } from "./process.ts";
+import type { Child } from "./child.ts";
 import type { Scope } from "./scope.ts";
 
 const PAUSE_MS = 200;
@@ -17,13 +17,18 @@ export interface Supervised {
 }
 
 /** Starts a program, and does what an init system does for it until the test is over. */
-export async function supervise(
-  t: Scope,
-  start: () => Promise<RunningProcess>,
-): Promise<Supervised> {
+export async function supervise(t: Scope, start: () => Promise<Child>): Promise<Supervised> {
   const ends: (number | string)[] = [];
   let stopping = false;
-  let current = await start();
+  const again = async () => {
+    const child = await start();
+    // Before it is killed: what is done last when a test begins is done first when it ends.
+    t.teardown(() => {
+      stopping = true;
+    });
+    return child;
+  };
+  let current = await again();
   const run = async () => {
     for (;;) {
       const end = await current.ended();
@@ -31,14 +36,11 @@ export async function supervise(
       ends.push(end);
       await sleep(PAUSE_MS);
       if (stopping) return end;
-      current = await start();
+      current = await again();
       if (stopping) current.kill("SIGTERM");
     }
   };
   const last = run();
-  t.teardown(() => {
-    stopping = true;
-  });
   return {
     kill: (signal) => current.kill(signal),
     output: () => current.output(),

@@ -1,10 +1,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import type { Sql } from "../../src/database/connect.ts";
+import { type Child, startChild } from "../support/child.ts";
 import { emptyDatabase, testDatabase } from "../support/database.ts";
 import { startProcess } from "../support/process.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { createWebhook, publish } from "../support/scene.ts";
+import { supervise } from "../support/supervise.ts";
 import { until } from "../support/until.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
 
@@ -315,32 +317,24 @@ void t.test("npm start migrates, delivers and stops when it is told to", async (
   }
 });
 
+/** `npm start`, which may end as soon as its connections do. */
+async function startedOrOver(t: Test, url: string): Promise<Child> {
+  const child = startChild(t, [process.execPath, "src/cli/webhookpub.ts", "start"], {
+    env: { DATABASE_URL: url },
+  });
+  await until(() => child.over() || child.output().includes("looking for jobs"), "npm start");
+  return child;
+}
+
 for (const program of ["npx graphile-worker", "npm start"]) {
   void t.test(`${program} outlives its connections, or ends to be started again`, async (t) => {
     const { url, sql, session } = await testDatabase(t);
     const receiver = await startReceiver(t);
     await createWebhook(sql, { url: receiver.url(), retrySchedule: "{100 ms,100 ms,100 ms}" });
     const killer = session();
-    /** Like a supervisor: starts it, and again whenever it ends with an error. */
-    let stopping = false;
-    const start = () =>
-      program === "npm start"
-        ? startProcess(t, "src/cli/webhookpub.ts start", {
-            env: { DATABASE_URL: url },
-            ready: "looking for jobs",
-          })
-        : startWorkerProcess(t, url);
-    let current = await start();
-    const supervise = async () => {
-      for (;;) {
-        const code = await current.ended();
-        if (stopping) return;
-        t.not(code, 0, `it ended unasked, with ${code}`);
-        current = await start();
-      }
-    };
-    const supervised = supervise();
-
+    const supervised = await supervise(t, () =>
+      program === "npm start" ? startedOrOver(t, url) : startWorkerProcess(t, url),
+    );
     for (let round = 1; round <= 3; round++) {
       await publish(sql, { count: 50 });
       await receiver.received((round - 1) * 50 + 10);
@@ -359,9 +353,8 @@ for (const program of ["npx graphile-worker", "npm start"]) {
     }
     const ids = new Set(receiver.requests.map(({ headers }) => headers["webhook-id"]));
     t.equal(ids.size, 150, "nothing is lost");
-    stopping = true;
-    current.kill("SIGTERM");
-    await supervised;
+    await supervised.stop();
+    t.notOk(supervised.ends().includes(0), "one that ends by itself says so");
   });
 }
 
