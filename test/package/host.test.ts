@@ -62,7 +62,10 @@ void t.test("beside the host's tasks, crontab and plugins, in one process", asyn
   await worker.printed("looking for jobs");
   t.match(worker.output(), /'greet'.*'webhook_deliver'.*'webhook_fan_out'.*'webhook_maintain'/);
   t.match(worker.output(), "host plugin");
-  const crontabs = await sql`select identifier from graphile_worker._private_known_crontabs`;
+  const known = () => sql`select identifier from graphile_worker._private_known_crontabs`;
+  // Read after it says that it looks for jobs.
+  await until(async () => (await known()).count > 0, "the host's crontab");
+  const crontabs = await known();
   t.strictSame([...crontabs], [{ identifier: "greet" }], "the host's crontab is its own");
 
   await sql`select graphile_worker.add_job('greet', '{"name": "Ada"}')`;
