@@ -16,6 +16,12 @@ const execute = promisify(execFile);
 /** A connection to the registry that has stalled is tried again before a test gives up. */
 const NPM = ["--loglevel=warn", "--fetch-timeout=20000"];
 
+/**
+ * An npm that has nothing left to wait for, and waits, was seen once in some hundred runs: after
+ * this it is killed, and started once more, for as long as it takes.
+ */
+const STUCK_MS = 90_000;
+
 /** A project with the packed package among its dependencies, as a user's. */
 export interface Project {
   readonly folder: string;
@@ -79,7 +85,12 @@ export async function npm(
   const all = [...clean(), "npm", command, "--no-audit", "--no-fund", ...NPM, ...args];
   const letGo = cwd === root ? await holdBuild() : undefined;
   try {
-    return await execute("env", all, { cwd });
+    return await execute("env", all, { cwd, timeout: STUCK_MS, killSignal: "SIGKILL" }).catch(
+      (error: unknown) => {
+        if ((error as { killed?: boolean }).killed !== true) throw error;
+        return execute("env", all, { cwd });
+      },
+    );
   } finally {
     await letGo?.();
   }
