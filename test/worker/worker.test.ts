@@ -1,9 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import t, { type Test } from "tap";
 import type { Sql } from "../../src/database/connect.ts";
-import { type Child, startChild } from "../support/child.ts";
 import { emptyDatabase, testDatabase } from "../support/database.ts";
-import { startProcess } from "../support/process.ts";
+import { startOrEnd, startProcess } from "../support/process.ts";
 import { startReceiver } from "../support/receiver.ts";
 import { createWebhook, publish } from "../support/scene.ts";
 import { supervise } from "../support/supervise.ts";
@@ -317,15 +316,6 @@ void t.test("npm start migrates, delivers and stops when it is told to", async (
   }
 });
 
-/** `npm start`, which may end as soon as its connections do. */
-async function startedOrOver(t: Test, url: string): Promise<Child> {
-  const child = startChild(t, [process.execPath, "src/cli/webhookpub.ts", "start"], {
-    env: { DATABASE_URL: url },
-  });
-  await until(() => child.over() || child.output().includes("looking for jobs"), "npm start");
-  return child;
-}
-
 for (const program of ["npx graphile-worker", "npm start"]) {
   void t.test(`${program} outlives its connections, or ends to be started again`, async (t) => {
     const { url, sql, session } = await testDatabase(t);
@@ -333,7 +323,12 @@ for (const program of ["npx graphile-worker", "npm start"]) {
     await createWebhook(sql, { url: receiver.url(), retrySchedule: "{100 ms,100 ms,100 ms}" });
     const killer = session();
     const supervised = await supervise(t, () =>
-      program === "npm start" ? startedOrOver(t, url) : startWorkerProcess(t, url),
+      program === "npm start"
+        ? startOrEnd(t, "src/cli/webhookpub.ts start", {
+            env: { DATABASE_URL: url },
+            ready: "looking for jobs",
+          })
+        : startWorkerProcess(t, url),
     );
     for (let round = 1; round <= 3; round++) {
       await publish(sql, { count: 50 });
