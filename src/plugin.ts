@@ -7,6 +7,7 @@ import { databaseUrl } from "./config.ts";
 import { pgUrl } from "./database/dial.ts";
 import type { Log } from "./log.ts";
 import { refuseBreakingUpgrade } from "./graphile_worker.ts";
+import { letStop } from "./local_queue.ts";
 import { endWithParent } from "./orphan.ts";
 import { plainly, reportOf } from "./refusal.ts";
 import { version } from "./version.ts";
@@ -65,6 +66,7 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
         for (const told of TOLD) events.on(told, () => stopped.add(events));
         // What it was given is what it looks up jobs by: now, before its first look.
         events.on("worker:create", (created) => void Object.assign(created.tasks, tasks));
+        letStop(events);
         const stopLooking = endWithParent(logger);
         events.on("pool:release", stopLooking);
         let end: (why: string) => void = () => {};

@@ -90,7 +90,8 @@ async function startWorker(
   await once(worker, "spawn");
   const stop = async () => {
     worker.kill("SIGTERM");
-    await once(worker, "exit");
+    const [code, signal] = (await once(worker, "exit")) as [number | null, string | null];
+    if (signal !== "SIGTERM") throw new Error(`the worker did not stop in order, but with ${code}`);
   };
   return Object.assign(stop, { pid: worker.pid ?? 0 });
 }

@@ -4,7 +4,7 @@ import type { Sql } from "../../src/database/connect.ts";
 import { emptyDatabase, testDatabase } from "../support/database.ts";
 import { startOrEnd, startProcess } from "../support/process.ts";
 import { startReceiver } from "../support/receiver.ts";
-import { createWebhook, publish } from "../support/scene.ts";
+import { createWebhook, fanOutAll, publish } from "../support/scene.ts";
 import { supervise } from "../support/supervise.ts";
 import { until } from "../support/until.ts";
 import { startWorkerProcess } from "../support/worker_process.ts";
@@ -138,6 +138,40 @@ void t.test("a worker told to stop finishes what it has and takes nothing new", 
   await startWorkerProcess(t, url);
   await delivered(sql, 20);
   t.equal(receiver.requests.length, 20, "the next one goes on from there");
+});
+
+void t.test("a worker told to stop with more jobs than it can begin gives them back", async (t) => {
+  const { url, sql } = await testDatabase(t);
+  const { receiver, open } = await gatedReceiver(t);
+  // Of one user alone it would keep room for others.
+  for (let i = 0; i < 150; i += 1) {
+    const userId = `user_${i}`;
+    await createWebhook(sql, { userId, url: receiver.url(), requestTimeout: "30 s" });
+    await publish(sql, { userId });
+  }
+  await fanOutAll(sql);
+  const worker = await startWorkerProcess(t, url, { env: { WEBHOOKPUB_MAX_IN_FLIGHT: "10" } });
+  await receiver.received(10);
+  // It runs fifty at once: the others wait inside it, for one of these to end.
+  await until(async () => (await lockedJobs(sql)) > 50, "more jobs than it can begin");
+  worker.kill("SIGTERM");
+  await until(() => worker.output().includes("worker draining"), "the worker to heed it");
+  // In half that time it would have ended, if graphile-worker ended by force.
+  await sleep(2000);
+  open();
+  t.equal(await worker.ended(), "SIGTERM");
+  t.notMatch(worker.output(), /error|fail/i);
+
+  t.strictSame(await states(sql), [
+    { status: "delivered", leased: false, attempts: 1, n: 10 },
+    { status: "pending", leased: false, attempts: 0, n: 140 },
+  ]);
+  t.equal(receiver.requests.length, 10, "what was in flight, and nothing more");
+  t.equal(await lockedJobs(sql), 0);
+
+  await startWorkerProcess(t, url);
+  await delivered(sql, 150);
+  t.equal(receiver.requests.length, 150, "the next one goes on from there");
 });
 
 void t.test(
