@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { run } from "graphile-worker";
+import postgres from "postgres";
 import { processSettings } from "./config.ts";
 import { type Cluster, startPostgres, STOP_MS } from "./database/embedded_postgres.ts";
 import { takeFolder } from "./database/calls.ts";
@@ -17,8 +18,6 @@ const logger = makeLogger(format);
 /** What this command says itself: plain for people. */
 const say = (line: string) => (format === "json" ? logger.info(line) : console.log(line));
 
-/** PostgreSQL starts or stops; at its very end it is not even heard. */
-const NOT_NOW = ["57P03", "ECONNREFUSED"];
 const LOOK_MS = 200;
 
 /** A database to work on, until it is let go. */
@@ -102,12 +101,17 @@ async function reachEmbedded() {
       await sql.end();
       // Whoever ran here was stopped a moment ago: its server ends, and is started again.
       const isOver = performance.now() - begun > STOP_MS;
-      if (isOver || !NOT_NOW.includes(codeOf(error))) throw error;
-      if (!told) say(`${messageOf(error)}: waiting for that`);
+      if (isOver || !isStartingOrStopping(error)) throw error;
+      if (!told)
+        say(`this folder's PostgreSQL starts or stops (${messageOf(error)}): waiting for it`);
       await sleep(LOOK_MS);
     }
   }
 }
+
+/** Then a server says so, or breaks off what was begun, or is not even heard. */
+const isStartingOrStopping = (error: unknown) =>
+  !(error instanceof postgres.PostgresError) || codeOf(error).startsWith("57P0");
 
 async function letGo(sql: Sql, cluster: Cluster): Promise<void> {
   await sql.end({ timeout: 1 });

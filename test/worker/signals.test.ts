@@ -92,7 +92,7 @@ void t.test(
     t.teardown(() => first.kill("SIGCONT"));
     process.kill(Number(pid), "SIGTERM");
     const second = await place.start(START, {});
-    await second.printed("the database system is shutting down: waiting for that");
+    await second.printed("PostgreSQL starts or stops");
     first.kill("SIGCONT");
     await first.stop();
     await second.printed("looking for jobs");
