@@ -69,7 +69,7 @@ export const live: Bench = async (options) => {
       own.map((round) => [of(round) ?? Number.NaN, goal]),
       bound === "atMost" ? { atMost: 1 } : { atLeast: 1 },
     ),
-    absolute: true,
+    unsteady: true,
   });
   const full = "full speed";
   return [

@@ -20,8 +20,8 @@ export interface Result {
   readonly goal: string;
   /** How much of the goal is reached, from 0 to 1. */
   readonly reached: number;
-  /** The baseline is a fixed time: on a machine that is slow or busy it says little. */
-  readonly absolute: boolean;
+  /** A time against a fixed one, or the slowest few: on a slow or busy machine it says little. */
+  readonly unsteady: boolean;
 }
 
 export type Bench = (options: Options) => Promise<Result[]>;
@@ -54,12 +54,17 @@ export function resultOf(
     ratio,
     goal: "atLeast" in goal ? `at least ${goal.atLeast}` : `at most ${goal.atMost}`,
     reached: Math.min(1, "atLeast" in goal ? ratio / goal.atLeast : goal.atMost / ratio),
-    absolute: false,
+    unsteady: false,
   };
+}
+
+/** Sums up rounds of what only the slowest few took. */
+export function resultOfSlowest(...sums: Parameters<typeof resultOf>): Result {
+  return { ...resultOf(...sums), unsteady: true };
 }
 
 /** Sums up times, in milliseconds, against what each may be. */
 export function resultWithin(what: string, times: readonly number[], limitMs: number): Result {
   const rounds = times.map((time) => [time, limitMs] as const);
-  return { ...resultOf(what, "ms", rounds, { atMost: 1 }), absolute: true };
+  return { ...resultOf(what, "ms", rounds, { atMost: 1 }), unsteady: true };
 }
