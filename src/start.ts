@@ -102,8 +102,7 @@ async function reachEmbedded() {
       // Whoever ran here was stopped a moment ago: its server ends, and is started again.
       const isOver = performance.now() - begun > STOP_MS;
       if (isOver || !isStartingOrStopping(error)) throw error;
-      if (!told)
-        say(`this folder's PostgreSQL starts or stops (${messageOf(error)}): waiting for it`);
+      if (!told) say(`PostgreSQL starts or stops (${messageOf(error)}): waiting for it`);
       await sleep(LOOK_MS);
     }
   }
