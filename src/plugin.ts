@@ -19,6 +19,8 @@ const started = new WeakMap<object, Promise<Worker | undefined>>();
 const TOLD = ["gracefulShutdown", "forcefulShutdown", "stop"] as const;
 /** The events of runners that somebody has told to stop. */
 const stopped = new WeakSet<object>();
+/** Of those that were told again, and are not to wait for anything. */
+const forced = new WeakSet<object>();
 
 /** Those of tasks/, for a host whose task directory is its own. */
 const tasks: TaskList = {
@@ -64,6 +66,7 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
     hooks: {
       init({ events, logger, resolvedPreset }) {
         for (const told of TOLD) events.on(told, () => stopped.add(events));
+        events.on("forcefulShutdown", () => forced.add(events));
         // What it was given is what it looks up jobs by: now, before its first look.
         events.on("worker:create", (created) => void Object.assign(created.tasks, tasks));
         letStop(events);
@@ -133,8 +136,11 @@ export const WebhookpubPlugin: GraphileConfig.Plugin = {
         try {
           return await next();
         } finally {
-          // Where nobody asked for it, it is a database that was lost: answers outlive that.
-          if (!stopped.has(ctx.events)) await (await started.get(workerPool))?.drain(false);
+          // Where nobody asked for it, something went wrong, as with a database that is lost:
+          // requests and their answers outlive that.
+          if (!forced.has(ctx.events)) {
+            await (await started.get(workerPool))?.drain(stopped.has(ctx.events));
+          }
         }
       },
     },

@@ -140,7 +140,8 @@ void t.test("a worker told to stop finishes what it has and takes nothing new", 
   t.equal(receiver.requests.length, 20, "the next one goes on from there");
 });
 
-void t.test("a worker told to stop with more jobs than it can begin gives them back", async (t) => {
+/** A worker that has begun all it may, ten requests of 150, and holds more jobs than it can begin. */
+async function fullWorker(t: Test) {
   const { url, sql } = await testDatabase(t);
   const { receiver, open } = await gatedReceiver(t);
   // Of one user alone it would keep room for others.
@@ -154,18 +155,33 @@ void t.test("a worker told to stop with more jobs than it can begin gives them b
   await receiver.received(10);
   // It runs fifty at once: the others wait inside it, for one of these to end.
   await until(async () => (await lockedJobs(sql)) > 50, "more jobs than it can begin");
-  worker.kill("SIGTERM");
-  await until(() => worker.output().includes("worker draining"), "the worker to heed it");
-  // In half that time it would have ended, if graphile-worker ended by force.
-  await sleep(2000);
-  open();
-  t.equal(await worker.ended(), "SIGTERM");
-  t.notMatch(worker.output(), /error|fail/i);
+  return {
+    url,
+    sql,
+    receiver,
+    worker,
+    /** Tells it to stop, and lets it have its answers later than if it did not wait for them. */
+    async stop() {
+      worker.kill("SIGTERM");
+      await until(() => worker.output().includes("worker draining"), "the worker to heed it");
+      await sleep(2000);
+      open();
+      return await worker.ended();
+    },
+  };
+}
 
-  t.strictSame(await states(sql), [
-    { status: "delivered", leased: false, attempts: 1, n: 10 },
-    { status: "pending", leased: false, attempts: 0, n: 140 },
-  ]);
+/** What a worker that was full leaves, if it has finished its requests. */
+const FINISHED = [
+  { status: "delivered", leased: false, attempts: 1, n: 10 },
+  { status: "pending", leased: false, attempts: 0, n: 140 },
+];
+
+void t.test("a worker told to stop with more jobs than it can begin gives them back", async (t) => {
+  const { url, sql, receiver, worker, stop } = await fullWorker(t);
+  t.equal(await stop(), "SIGTERM");
+  t.notMatch(worker.output(), /error|fail/i);
+  t.strictSame(await states(sql), FINISHED);
   t.equal(receiver.requests.length, 10, "what was in flight, and nothing more");
   t.equal(await lockedJobs(sql), 0);
 
@@ -173,6 +189,23 @@ void t.test("a worker told to stop with more jobs than it can begin gives them b
   await delivered(sql, 150);
   t.equal(receiver.requests.length, 150, "the next one goes on from there");
 });
+
+void t.test(
+  "a worker that can't give its jobs back finishes its requests all the same",
+  async (t) => {
+    const { sql, receiver, worker, stop } = await fullWorker(t);
+    await sql`
+    create function not_now() returns trigger language plpgsql as
+    $$ begin raise 'not now'; end $$`;
+    await sql`
+    create trigger not_now before update on graphile_worker._private_jobs
+    for each row when (new.locked_by is null) execute function not_now()`;
+    t.equal(await stop(), "SIGTERM");
+    t.match(worker.output(), "not now");
+    t.strictSame(await states(sql), FINISHED);
+    t.equal(receiver.requests.length, 10);
+  },
+);
 
 void t.test(
   "without a worker publishing goes on; the backlog drains when one starts",
