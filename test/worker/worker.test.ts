@@ -140,6 +140,22 @@ void t.test("a worker told to stop finishes what it has and takes nothing new", 
   t.equal(receiver.requests.length, 20, "the next one goes on from there");
 });
 
+void t.test("a worker told to stop again does not wait for its requests", async (t) => {
+  const { url, sql } = await testDatabase(t);
+  const { receiver } = await gatedReceiver(t);
+  const worker = await startWorkerProcess(t, url);
+  await createWebhook(sql, { url: receiver.url(), requestTimeout: "30 s" });
+  await publish(sql, { count: 2 });
+  await receiver.received(2);
+  worker.kill("SIGTERM");
+  await until(() => worker.output().includes("worker draining"), "the worker to heed it");
+  // Not before five seconds have gone by.
+  const again = setInterval(() => worker.kill("SIGTERM"), 500);
+  t.teardown(() => clearInterval(again));
+  await worker.ended();
+  t.strictSame(await states(sql), [{ status: "pending", leased: true, attempts: 1, n: 2 }]);
+});
+
 /** A worker that has begun all it may, ten requests of 150, and holds more jobs than it can begin. */
 async function fullWorker(t: Test) {
   const { url, sql } = await testDatabase(t);
