@@ -55,19 +55,19 @@ void t.test("of a host's jobs and of what sessions say nothing is shown", async 
   const { id } = await createWebhook(sql);
   await publish(sql);
   await sql`select webhookpub.fan_out()`;
-  await sql`select graphile_worker.add_job('send_invoice', '{"card": "4242"}', job_key => 'k4242')`;
+  await sql`select graphile_worker.add_job('send_invoice', '{"card": "hush"}', job_key => 'hush')`;
   const other = database.session();
   const pid = await backendOf(other);
   const readonly = await createLogin(t, database, "webhookpub_readonly");
   const host = await createLogin(t, database);
   await other.begin(async (tx) => {
-    await tx`select 'secret 4242', * from webhookpub.webhooks for update`;
+    await tx`select 'hush', * from webhookpub.webhooks for update`;
     const jobs = await readonly.sql`select * from webhookpub.jobs`;
     t.match([...jobs], [{ task: "webhook_deliver", webhook_id: id, attempts: 0 }]);
     t.equal(jobs.length, 1);
     const sessions = await readonly.sql`select * from webhookpub.sessions where pid = ${pid}`;
     t.match([...sessions], [{ state: "idle in transaction", transaction_began_at: /./ }]);
-    t.notMatch(JSON.stringify([jobs, sessions]), "4242");
+    t.notMatch(JSON.stringify([jobs, sessions]), "hush");
   });
   for (const view of ["jobs", "sessions", "partitions"]) {
     t.equal(await attempt(t, host.sql, `select * from webhookpub.${view}`), "42501", view);
