@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Sql } from "../src/database/connect.ts";
 import { until } from "../test/support/until.ts";
-import { type Bench, quantile, resultOfSlowest } from "./support/bench.ts";
+import { type Bench, quantile, resultOf, unsteady } from "./support/bench.ts";
 import { clear, publishEvents } from "./support/load.ts";
 import { canHaveNameServer, startScript, startSystem } from "./support/system.ts";
 
@@ -112,7 +112,7 @@ export const isolation: Bench = async ({ rounds, small, say }) => {
       for (const [i, other] of others.entries()) measured[i]?.push(await beside(other));
     }
     return others.map(({ what }, i) =>
-      resultOfSlowest(`p95 beside ${what}`, "ms", measured[i] ?? [], { atMost: 2 }),
+      unsteady(resultOf(`p95 beside ${what}`, "ms", measured[i] ?? [], { atMost: 2 })),
     );
   } finally {
     receiver.end();

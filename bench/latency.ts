@@ -2,14 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { request } from "undici";
 import { until } from "../test/support/until.ts";
 import { drain, prepare, subscribe } from "./deliver.ts";
-import {
-  type Bench,
-  median,
-  quantile,
-  resultOf,
-  resultOfSlowest,
-  resultWithin,
-} from "./support/bench.ts";
+import { type Bench, median, quantile, resultOf, resultWithin, unsteady } from "./support/bench.ts";
 import { startScript, startSystem } from "./support/system.ts";
 
 /** What the 99th percentile may be at half of the maximum, in milliseconds. */
@@ -118,9 +111,9 @@ export const latency: Bench = async ({ rounds, small, say }) => {
     }
     const results = [
       resultOf("latency at rest, median", "ms", medians.rest, { atMost: 5 }),
-      resultOfSlowest("latency at rest, p99", "ms", tails.rest, { atMost: 20 }),
+      unsteady(resultOf("latency at rest, p99", "ms", tails.rest, { atMost: 20 })),
       resultOf("latency at 100/s, median", "ms", medians.busy, { atMost: 5 }),
-      resultOfSlowest("latency at 100/s, p99", "ms", tails.busy, { atMost: 20 }),
+      unsteady(resultOf("latency at 100/s, p99", "ms", tails.busy, { atMost: 20 })),
     ];
     if (maximum > 0) {
       results.push(resultWithin("latency at half load, p99", halves, HALF_LOAD_MS));

@@ -8,6 +8,7 @@ import {
   quantile,
   type Result,
   resultOf,
+  unsteady,
 } from "./support/bench.ts";
 import { perEach, spent } from "./support/processor.ts";
 import { startScript, startSystem, type System } from "./support/system.ts";
@@ -62,15 +63,15 @@ export const live: Bench = async (options) => {
     of: (round: Round) => number | undefined,
     goal: number,
     bound: "atLeast" | "atMost" = "atMost",
-  ): Result => ({
-    ...resultOf(
-      `live ${what}`,
-      unit,
-      own.map((round) => [of(round) ?? Number.NaN, goal]),
-      bound === "atMost" ? { atMost: 1 } : { atLeast: 1 },
-    ),
-    unsteady: true,
-  });
+  ): Result =>
+    unsteady(
+      resultOf(
+        `live ${what}`,
+        unit,
+        own.map((round) => [of(round) ?? Number.NaN, goal]),
+        bound === "atMost" ? { atMost: 1 } : { atLeast: 1 },
+      ),
+    );
   const full = "full speed";
   return [
     against(

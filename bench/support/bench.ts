@@ -58,13 +58,13 @@ export function resultOf(
   };
 }
 
-/** Sums up rounds of what only the slowest few took. */
-export function resultOfSlowest(...sums: Parameters<typeof resultOf>): Result {
-  return { ...resultOf(...sums), unsteady: true };
+/** The same of a time against a fixed one, or of what only the slowest few took. */
+export function unsteady(result: Result): Result {
+  return { ...result, unsteady: true };
 }
 
 /** Sums up times, in milliseconds, against what each may be. */
 export function resultWithin(what: string, times: readonly number[], limitMs: number): Result {
   const rounds = times.map((time) => [time, limitMs] as const);
-  return { ...resultOf(what, "ms", rounds, { atMost: 1 }), unsteady: true };
+  return unsteady(resultOf(what, "ms", rounds, { atMost: 1 }));
 }

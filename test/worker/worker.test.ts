@@ -211,11 +211,11 @@ void t.test(
   async (t) => {
     const { sql, receiver, worker, stop } = await fullWorker(t);
     await sql`
-    create function not_now() returns trigger language plpgsql as
-    $$ begin raise 'not now'; end $$`;
+      create function not_now() returns trigger language plpgsql as
+      $$ begin raise 'not now'; end $$`;
     await sql`
-    create trigger not_now before update on graphile_worker._private_jobs
-    for each row when (new.locked_by is null) execute function not_now()`;
+      create trigger not_now before update on graphile_worker._private_jobs
+      for each row when (new.locked_by is null) execute function not_now()`;
     t.equal(await stop(), "SIGTERM");
     t.match(worker.output(), "not now");
     t.strictSame(await states(sql), FINISHED);
